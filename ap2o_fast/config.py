@@ -1,0 +1,303 @@
+"""The one tree of settings: documented, typed, checked; TOML on disk, dotted overrides on the command line.
+
+Precedence: defaults < file < overrides. pydantic validates, OmegaConf parses and merges the overrides.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ap2o_fast.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Settings(BaseModel):
+    """Base of every node: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSettings(Settings):
+    name: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    """Hugging Face model: a folder or a Hub name."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Precision of weights and arithmetic. On a CPU float32: bfloat16 products are ~100 times slower there."""
+    device: str = "cpu"
+    """Torch device: cpu, cuda, cuda:1."""
+    threads: int = Field(0, ge=0)
+    """CPU threads of torch; 0 leaves torch's own choice. Results are bit-exact only at one number of threads."""
+
+
+class SourceSettings(Settings):
+    source: str = ""
+    """`starter`, a file (.jsonl, .jsonl.gz, .json) or a Hub data set name (see `ap2o data --help`)."""
+    split: str = ""
+    """Split of the source: train, quiz or test for `starter`, a Hub split for a Hub name; empty takes all."""
+    ids: str = ""
+    """Only these numbers or names, e.g. `601-974,1-10` or `HumanEval/0,HumanEval/3`; empty takes all."""
+    limit: int = Field(0, ge=0)
+    """At most this many, the first in file order; 0 takes all."""
+
+
+class ProblemsSettings(Settings):
+    train: SourceSettings = SourceSettings(source="starter", split="train")
+    """Problems of the exam and of correction."""
+    quiz: SourceSettings = SourceSettings(source="starter", split="quiz")
+    """Validation problems: they steer replay and pick the best checkpoint."""
+    test: SourceSettings = SourceSettings(source="starter", split="test")
+    """Problems of the final test; never seen by training, quiz or any choice."""
+    audit: bool = True
+    """Exclude, by name and with a warning, problems that no answer can pass."""
+
+
+class PromptSettings(Settings):
+    style: Literal["paper", "chat"] = "paper"
+    """`paper`: one plain sentence, the signature with docstring, an opened code fence. `chat`: the model's template."""
+    max_tokens: int = Field(1024, ge=8)
+    """Longer prompts are excluded by name."""
+
+
+class SamplingSettings(Settings):
+    engine: Literal["transformers"] = "transformers"
+    """The engine that answers prompts."""
+    n: int = Field(100, ge=1)
+    """Answers per training problem in the exam (paper: 100)."""
+    temperature: float = Field(1.0, ge=0)
+    """Exam temperature; 0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus of the exam."""
+    max_new_tokens: int = Field(1024, ge=1)
+    """Token limit of every answer: exam, quiz and test."""
+    batch_answers: int = Field(64, ge=1)
+    """Answers decoded side by side."""
+    stop: tuple[str, ...] = ("\n```", "\nif __name__", "\nprint(", "\ndef main(", "\n#")
+    """Stop strings of the `paper` style; `chat` answers end at the model's end token."""
+
+
+class JudgeSettings(Settings):
+    workers: int = Field(0, ge=0)
+    """Programs judged side by side; 0 takes the number of cores."""
+    min_level: int = Field(2, ge=0, le=3)
+    """Least isolation; below it nothing runs. 1 process limits, 2 namespaces or Landlock + seccomp, 3 both + cgroup."""
+    cpu_seconds: float = Field(2.0, gt=0)
+    """CPU-time limit of one answer: this, or `reference_factor` times the reference solution where that is more."""
+    reference_factor: float = Field(4.0, ge=1)
+    """CPU limit as a multiple of the reference solution's time."""
+    wall_factor: float = Field(10.0, ge=1)
+    """Wall-time back-stop as a multiple of the CPU limit."""
+    memory_mib: int = Field(1024, ge=64)
+    """Address-space limit of one answer."""
+    output_kib: int = Field(1024, ge=1)
+    """An answer that prints more than this is stopped (`OutputLimit`)."""
+
+
+class CurriculumSettings(Settings):
+    system: Literal["dyn-dpo", "ap2o-l2h", "ap2o-h2l"] = "ap2o-l2h"
+    """Which system chooses the pairs (paper, section on correction)."""
+    replay: Literal["paper", "off"] = "paper"
+    """`paper`: as many replayed failures as the window holds, split by the quiz's error ratio. `off`: none."""
+    pairs_per_problem: int = Field(0, ge=0)
+    """Window pairs of a problem an epoch; 0 takes every failure in the window (the paper's M x N_f pairs in all)."""
+    min_passed: int = Field(2, ge=1)
+    """Problems with fewer distinct passed answers are dropped."""
+    min_failed: int = Field(2, ge=1)
+    """Problems with fewer distinct failed answers are dropped."""
+
+
+class TrainSettings(Settings):
+    epochs: int = Field(200, ge=1)
+    """T: the window slides over all failures in this many epochs; a quiz follows each."""
+    lr: float = Field(5e-7, gt=0)
+    """Peak learning rate (paper: 5e-7 in bf16 on GPUs)."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of all steps with a rising learning rate; linear decay to zero after it."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's betas."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's epsilon."""
+    clip: float = Field(1.0, gt=0)
+    """Largest global gradient norm."""
+    batch_pairs: int = Field(32, ge=1)
+    """Pairs of one optimiser step."""
+    token_budget: int = Field(4096, ge=64)
+    """Packed tokens of one forward pass; a step runs as many as its pairs need."""
+    chunk_rows: int = Field(1024, ge=1)
+    """Completion tokens whose logits exist at one time."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+
+class LossSettings(Settings):
+    beta: float = Field(0.1, gt=0)
+    """DPO's beta (Eq. 2)."""
+    impl: Literal["auto", "reference", "chunked"] = "auto"
+    """Implementation of the fused head: `reference` holds the logits of a whole forward pass, `chunked` does not."""
+
+
+class QuizSettings(Settings):
+    temperature: float = Field(0.01, ge=0)
+    """Temperature of the quiz (paper: 0.01)."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus of the quiz."""
+    n: int = Field(1, ge=1)
+    """Answers per quiz problem (paper: 1)."""
+
+
+class EvaluateSettings(Settings):
+    n: int = Field(10, ge=1)
+    """Answers per test problem."""
+    k: tuple[int, ...] = (1, 5, 10)
+    """Which pass@k to report; each at most `n`."""
+    temperature: float = Field(0.6, ge=0)
+    """Temperature of the test (paper: 0.6)."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus of the test."""
+    before: bool = True
+    """Test the initial model too, for the comparison before/after."""
+
+
+class Config(Settings):
+    """All settings of a run."""
+
+    run_dir: str = "runs/ap2o"
+    """Folder that the run writes; it must not hold another run."""
+    seed: int = Field(0, ge=0)
+    """Every random stream derives from it: sampling, pairs, order."""
+    model: ModelSettings = ModelSettings()
+    problems: ProblemsSettings = ProblemsSettings()
+    prompt: PromptSettings = PromptSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    judge: JudgeSettings = JudgeSettings()
+    curriculum: CurriculumSettings = CurriculumSettings()
+    train: TrainSettings = TrainSettings()
+    loss: LossSettings = LossSettings()
+    quiz: QuizSettings = QuizSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML (or saved JSON) file, apply ``key.path=value`` overrides, validate.
+
+    Returns: the resolved `Config`.
+    Errors: `UsageError` for an unreadable file, an unknown key (with the nearest name) or a value out of range.
+    """
+    tree: dict[str, Any] = _read(Path(path)) if path is not None else {}
+    for text in overrides:
+        key, equals, _ = text.lstrip("-").partition("=")
+        if not equals:
+            raise UsageError(f"override {text!r} has no value", do="write key=value, e.g. train.lr=1e-6")
+        if _known(key) is None:
+            raise _unknown(key)
+    try:
+        dotted = OmegaConf.from_dotlist([text.lstrip("-") for text in overrides])
+        merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(tree), dotted))
+    except OmegaConfBaseException as error:
+        raise UsageError(f"overrides cannot be merged: {error}") from error
+    try:
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        raise _usage_error(error, str(path) if path else "overrides") from error
+    if max(config.evaluate.k) > config.evaluate.n:
+        raise UsageError(
+            f"evaluate.k asks for pass@{max(config.evaluate.k)} from evaluate.n = {config.evaluate.n} answers",
+            why="pass@k needs at least k answers a problem",
+            do=f"set evaluate.n to {max(config.evaluate.k)} or drop the k that are larger",
+        )
+    return config
+
+
+def save(config: Config, path: Path) -> None:
+    """Write the resolved settings as JSON; `load(path)` gives the same `Config`."""
+    path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def explain(key: str) -> str:
+    """Return type, default and documentation of the setting at a dotted `key`, or of all settings under it."""
+    node = _known(key) if key else Config
+    if node is None:
+        raise _unknown(key)
+    return "\n".join(_describe(key))
+
+
+def keys() -> list[str]:
+    """Every dotted key of the tree, in order."""
+    return [key for key, _ in _leaves(Config, "")]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the settings file {path}",
+            why=str(error.strerror),
+            do="`ap2o init` writes one to start from",
+        ) from error
+    try:
+        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid {path.suffix.lstrip('.').upper()}: {error}") from error
+
+
+def _leaves(model: type[Settings], prefix: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            found += _leaves(inner, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, field))
+    return found
+
+
+def _known(key: str) -> Any:
+    """The field or node at a dotted key, None where there is none."""
+    if any(leaf == key or leaf.startswith(key + ".") for leaf in keys()):
+        return key
+    return None
+
+
+def _unknown(key: str) -> UsageError:
+    near = difflib.get_close_matches(key, keys(), n=1, cutoff=0.4)
+    if not near:
+        near = [leaf for leaf in keys() if leaf.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    return UsageError(
+        f"unknown setting {key!r}" + (f"; nearest is {near[0]!r}" if near else ""),
+        do="`ap2o config --explain` lists every setting",
+    )
+
+
+def _describe(key: str) -> list[str]:
+    lines = []
+    for leaf, field in _leaves(Config, ""):
+        if not key or leaf == key or leaf.startswith(key + "."):
+            kind = str(field.annotation).replace("typing.", "").replace("<class '", "").replace("'>", "")
+            lines.append(f"{leaf} = {json.dumps(field.get_default())}  ({kind})\n    {field.description}")
+    return lines
+
+
+def _usage_error(error: ValidationError, where: str) -> UsageError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return _unknown(key)
+    return UsageError(
+        f"{where}: {key} = {first['input']!r} is refused", why=first["msg"], do=f"`ap2o config --explain {key}`"
+    )

@@ -1,0 +1,41 @@
+"""What the curriculum decides: which pairs of answers an epoch trains on. From here on only row ids move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+WINDOW, REPLAY = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairPlan:
+    """The pairs of one epoch, in training order. P pairs.
+
+    Attributes:
+        chosen: (P,) int64 row ids of passed answers in the error book.
+        rejected: (P,) int64 row ids of failed answers, to the same problem as `chosen`.
+        problem: (P,) int64 problem index in the book; pairs of one problem are adjacent.
+        error: (P,) uint8 `ErrorType` of the rejected answer.
+        source: (P,) uint8, `WINDOW` or `REPLAY`.
+    """
+
+    chosen: npt.NDArray[np.int64]
+    rejected: npt.NDArray[np.int64]
+    problem: npt.NDArray[np.int64]
+    error: npt.NDArray[np.uint8]
+    source: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: slice) -> PairPlan:
+        return PairPlan(
+            chosen=self.chosen[index],
+            rejected=self.rejected[index],
+            problem=self.problem[index],
+            error=self.error[index],
+            source=self.source[index],
+        )

@@ -1,0 +1,45 @@
+"""The batch: answers are nodes, pairs are edges, prompts are shared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """One forward pass: prompts and answers laid end to end, without padding.
+
+    Shapes: T packed tokens, S sequences (prompts and answers), K gathered keys, R completion rows, A answers, P pairs.
+
+    Attributes:
+        input_ids: (T,) int64.
+        position_ids: (T,) int64; a prompt counts from 0, an answer's positions continue its prompt's.
+        cu_q: (S+1,) int32, where each sequence's queries begin in the packed tokens.
+        cu_k: (S+1,) int32, where each sequence's keys begin in `kv_index`.
+        kv_index: (K,) int64 packed positions of the keys: an answer's are [its prompt | itself], a prompt's itself.
+            Attention is causal, aligned at the end of both.
+        rows: (R,) int64 packed positions whose hidden state predicts a completion token, contiguous per answer.
+        targets: (R,) int64, the completion tokens.
+        cu_rows: (A+1,) int64, where each answer's rows begin.
+        ref_logps: (A,) float32, log-probability of each answer under the reference model.
+        pairs: (P, 2) int64, (chosen, rejected) as answer numbers.
+        weights: (P,) float32 pair weights.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    cu_q: torch.Tensor
+    cu_k: torch.Tensor
+    kv_index: torch.Tensor
+    rows: torch.Tensor
+    targets: torch.Tensor
+    cu_rows: torch.Tensor
+    ref_logps: torch.Tensor
+    pairs: torch.Tensor
+    weights: torch.Tensor
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The same batch on another device; copies are asynchronous from pinned memory."""
+        return PackedBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
