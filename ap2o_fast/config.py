@@ -135,7 +135,7 @@ class TrainSettings(Settings):
     clip: float = Field(1.0, gt=0)
     """Largest global gradient norm."""
     batch_pairs: int = Field(32, ge=1)
-    """Pairs of one optimiser step."""
+    """Window pairs of one optimiser step; the replay pairs that belong to them come on top."""
     token_budget: int = Field(4096, ge=64)
     """Packed tokens of one forward pass; a step runs as many as its pairs need."""
     chunk_rows: int = Field(1024, ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,3 +40,12 @@ class PairPlan:
             error=self.error[index],
             source=self.source[index],
         )
+
+    def steps(self, window_pairs: int) -> Iterator[PairPlan]:
+        """Cut the epoch into optimiser steps of `window_pairs` window pairs, each with its replay pairs.
+
+        The number of steps depends on the windows alone, so the learning-rate schedule is known before any quiz.
+        """
+        starts = np.flatnonzero(self.source == WINDOW)[::window_pairs].tolist()
+        for start, end in zip(starts, [*starts[1:], len(self)], strict=True):
+            yield self[start:end]

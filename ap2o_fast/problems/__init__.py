@@ -1,0 +1,8 @@
+"""Problems with unit tests: where they come from, how they are read, and which of them no answer can pass."""
+
+from __future__ import annotations
+
+from ap2o_fast.problems.load import load
+from ap2o_fast.problems.problem import Problem
+
+__all__ = ["Problem", "load"]

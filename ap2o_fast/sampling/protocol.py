@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,7 +60,10 @@ class Sampler(Protocol):
         top_p: float,
         max_new_tokens: int,
         stop: Sequence[str] = (),
+        done: Set[tuple[str, int]] = frozenset(),
     ) -> Iterator[list[Answer]]:
-        """Yield the finished answers in groups whose make-up depends on the requests alone, so that a run that is
-        cut off and resumed draws the same answers. All prompts are queued at once."""
+        """Yield the finished answers in groups. All prompts are queued at once.
+
+        The make-up of the groups depends on the requests alone; a group whose (task_id, sample) are all in `done` is
+        skipped. So a run that is cut off and resumed draws the same answers as one that is not."""
         ...

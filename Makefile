@@ -1,0 +1,59 @@
+# `make demo` and `make test` need nothing but make and Python 3.10-3.13 with venv; both install into .venv first.
+
+PYTHON ?= python3
+# torch to install. On Linux the plain name is the CUDA build (several GB); without a GPU the CPU build will do:
+#   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+# Arguments of the commands: make demo ARGS="train.epochs=2", make test ARGS="tests/judge -x"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# One torch thread a test process: two processes fill two cores, and results are bit-exact at one number of threads.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+demo: $(VENV)/installed ## the whole method on a small real model and the starter problems, on the CPU
+	$(BIN)/ap2o demo $(ARGS)
+
+test: lint ## style, types and all tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(VENV)/installed-dev ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv, builds and caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find ap2o_fast kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is touched only after everything before it succeeded, so an installation that was cut off is taken up again.
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "$(PYTHON) is `$(PYTHON) --version 2>&1`, ap2o needs 3.10 to 3.13: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/installed: pyproject.toml setup.py | $(VENV)/created
+	@echo "installing into $(VENV) (a few minutes, once)"
+	$(PIP) install -q $(TORCH)
+	$(PIP) install -q -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) install -q -e '.[dev]'
+	@touch $@

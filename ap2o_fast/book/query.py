@@ -1,0 +1,92 @@
+"""Questions to a book that are answered over whole columns at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ap2o_fast.errors import UsageError
+from ap2o_fast.judge.verdict import ErrorType
+
+_CHUNK = 1 << 20
+
+
+class Columns(Protocol):
+    """As much of `ErrorBook` as the questions need."""
+
+    @property
+    def task_ids(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def column(self, name: str) -> npt.NDArray[Any]: ...
+
+    def problem_index(self, task_id: str) -> int: ...
+
+
+def frequencies(book: Columns, round_: int | None = None) -> npt.NDArray[np.int64]:
+    """Return (M, 23): how many rows of each problem (of one round, or of all) have each `ErrorType` (φ of Eq. 5)."""
+    width = len(ErrorType)
+    counts = np.zeros(len(book.task_ids) * width, np.int64)
+    for start in range(0, len(book), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        cells = book.column("problem")[part].astype(np.int64) * width + book.column("error")[part]
+        if round_ is not None:
+            cells = cells[book.column("round")[part] == round_]
+        counts += np.bincount(cells, minlength=len(counts))
+    return counts.reshape(-1, width)
+
+
+def done(book: Columns, round_: int) -> set[tuple[str, int]]:
+    """Return the (task_id, sample) of a round's rows: what a resumed exam need not do again."""
+    rows = np.flatnonzero(book.column("round") == round_)
+    problems, samples = book.column("problem")[rows].tolist(), book.column("sample")[rows].tolist()
+    task_ids = book.task_ids
+    return {(task_ids[problem], sample) for problem, sample in zip(problems, samples, strict=True)}
+
+
+def select(book: Columns, where: Mapping[str, str]) -> npt.NDArray[np.int64]:
+    """Return (K,) int64, ascending: the rows for which every condition holds; all rows where there is none.
+
+    Args:
+        where: keys ``error`` (name of an `ErrorType`), ``problem`` (task id), ``round``, ``sample``.
+
+    Raises:
+        UsageError: an unknown key or value; it names the nearest known one.
+    """
+    mask = np.ones(len(book), bool)
+    for key, value in where.items():
+        if key == "error":
+            if value not in ErrorType.__members__:
+                raise _unknown("error type", value, tuple(ErrorType.__members__))
+            wanted = int(ErrorType[value])
+        elif key == "problem":
+            wanted = book.problem_index(value)
+        elif key in ("round", "sample"):
+            if not value.isascii() or not value.isdigit():
+                raise UsageError(f"{key}={value}: a whole number is needed", do=f"write for instance {key}=0")
+            wanted = int(value)
+        else:
+            raise _unknown("key", key, ("error", "problem", "round", "sample"))
+        mask &= book.column(key) == wanted
+    return np.flatnonzero(mask)
+
+
+def unknown_problem(task_id: str, known: Sequence[str]) -> UsageError:
+    """Return the error for a problem that the book does not have."""
+    return _unknown("problem", task_id, known)
+
+
+def _unknown(kind: str, value: str, known: Sequence[str]) -> UsageError:
+    # Lower-cased, for `nameerror` is nearer to NameError than to anything else.
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(value.lower(), by_lower, n=1, cutoff=0.5)
+    listed = ", ".join(known[:30]) + (", …" if len(known) > 30 else "")
+    return UsageError(
+        f"the error book has no {kind} {value!r}",
+        do=f"did you mean {by_lower[near[0]]!r}?" if near else f"known are: {listed or 'none'}",
+    )

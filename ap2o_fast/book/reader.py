@@ -1,0 +1,238 @@
+"""The reading half of a book: columns over all files at once, views into the maps, answers to questions."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ap2o_fast.book import query
+from ap2o_fast.book.check import verify
+from ap2o_fast.book.fs import disk_error
+from ap2o_fast.book.manifest import Manifest, read_manifest
+from ap2o_fast.book.rows import COLUMNS, FINISHES, ROWS, VALUES, Row, decode_text
+from ap2o_fast.book.segment import MISSING, Entry, Segment, Table, damaged
+from ap2o_fast.errors import UsageError
+from ap2o_fast.judge.verdict import ErrorType, Verdict
+
+_COLUMNS = {array.name: array for array in COLUMNS}
+
+
+class Reader:
+    """What `ErrorBook` shows of its rows (N) and problems (M)."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Map the files of `manifest`.
+
+        Raises:
+            DataError: a file is missing or not as long as it was sealed.
+        """
+        self.folder = folder
+        self._segments: dict[str, Segment] = {}
+        self._task_ids: list[str] = []
+        self._index_of: dict[str, int] = {}
+        self._show(manifest)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What the book was created with."""
+        return self._manifest.labels
+
+    def __len__(self) -> int:
+        """The number of rows, N."""
+        return self._row_starts[-1]
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return one value a row, (N,), of the type that `rows.COLUMNS` states.
+
+        Raises:
+            UsageError: there is no such column.
+        """
+        if name not in _COLUMNS:
+            raise UsageError(f"the error book has no column {name!r}", do=f"use one of {', '.join(_COLUMNS)}")
+        if name not in self._cache:
+            parts = [segment.array(name) for segment in self._rows]
+            self._cache[name] = parts[0] if len(parts) == 1 else _joined(parts, _COLUMNS[name].dtype)
+        return self._cache[name]
+
+    def tokens(self, row: int) -> npt.NDArray[np.int32]:
+        """Return the answer's token ids, (L,) int32, a view into the map."""
+        segment, index = self._row(row)
+        return segment.ragged("tokens", index)
+
+    def logprobs(self, row: int) -> npt.NDArray[np.float32]:
+        """Return its tokens' log-probabilities under the model that answered, (L,) float32, a view into the map."""
+        segment, index = self._row(row)
+        return segment.ragged("logprobs", index, "tokens")
+
+    def text(self, row: int) -> str:
+        """Return the answer as text."""
+        return self._text(row, "text")
+
+    def code(self, row: int) -> str:
+        """Return the program that was judged."""
+        return self._text(row, "code")
+
+    def message(self, row: int) -> str:
+        """Return the verdict's message."""
+        return self._text(row, "message")
+
+    def policy(self, row: int) -> str:
+        """Return the hash of the model that answered."""
+        return self._text(row, "policy")
+
+    def row(self, row: int) -> Row:
+        """Return all that was appended as row `row`."""
+        segment, index = self._row(row)
+        value = {name: segment.array(name)[index].item() for name in _COLUMNS}
+        return Row(
+            task_id=self._task_ids[value["problem"]],
+            round=value["round"],
+            sample=value["sample"],
+            seed=value["seed"],
+            policy=self.policy(row),
+            token_ids=self.tokens(row),
+            logprobs=self.logprobs(row),
+            text=self.text(row),
+            code=self.code(row),
+            finish=FINISHES[value["finish"]],
+            verdict=Verdict(
+                error=ErrorType(value["error"]),
+                line=value["line"],
+                message=self.message(row),
+                tests_passed=value["tests_passed"],
+                tests_total=value["tests_total"],
+                cpu_seconds=value["cpu_seconds"],
+                peak_mib=value["peak_mib"],
+                sandbox_level=value["sandbox_level"],
+            ),
+        )
+
+    @property
+    def task_ids(self) -> tuple[str, ...]:
+        """The problems' ids, by index."""
+        return tuple(self._task_ids)
+
+    def problem_index(self, task_id: str) -> int:
+        """Return the index of a committed problem.
+
+        Raises:
+            UsageError: there is none of that id; the error names the nearest.
+        """
+        index = self._index_of.get(task_id)
+        if index is None or index >= len(self._task_ids):
+            raise query.unknown_problem(task_id, self.task_ids)
+        return index
+
+    def prompt_ids(self, problem: int) -> npt.NDArray[np.int32]:
+        """Return the prompt's token ids, (S,) int32, a view into the map."""
+        segment, index = self._problem(problem)
+        return segment.ragged("prompt_ids", index)
+
+    def prompt(self, problem: int) -> str:
+        """Return the prompt as text."""
+        segment, index = self._problem(problem)
+        return decode_text(segment.ragged("prompt", index))
+
+    def annotation(self, name: str, key: str) -> npt.NDArray[np.float32]:
+        """Return the values written by `annotate` under this name and key, (N,) float32, NaN where there is none."""
+        cached = f"{name}\0{key}"
+        if cached not in self._cache:
+            values = np.full(len(self), np.nan, np.float32)
+            for segment in self._values:
+                if (segment.entry.name, segment.entry.key) == (name, key):
+                    values[segment.array("row")] = segment.array("value")
+            values.setflags(write=False)
+            self._cache[cached] = values
+        return self._cache[cached]
+
+    def frequencies(self, round: int | None = None) -> npt.NDArray[np.int64]:
+        """Return (M, 23) int64: how many rows of each problem have each `ErrorType`, in one round or in all."""
+        return query.frequencies(self, round)
+
+    def done(self, round: int) -> set[tuple[str, int]]:
+        """Return the (task_id, sample) that a round has rows of."""
+        return query.done(self, round)
+
+    def select(self, where: Mapping[str, str]) -> npt.NDArray[np.int64]:
+        """Return the ids of the rows that meet every condition; see `query.select`."""
+        return query.select(self, where)
+
+    def verify(self) -> list[str]:
+        """Read everything on the disk and return what is wrong with it, one line a file; see `check.verify`."""
+        return verify(self.folder)
+
+    def _show(self, manifest: Manifest) -> None:
+        """Make `manifest` the state that is seen, reusing the maps of the files that stay."""
+        while True:
+            try:
+                segments = {
+                    entry.file: self._segments.get(entry.file) or Segment.open(self.folder, entry, table)
+                    for table, entries in _tables(manifest)
+                    for entry in entries
+                }
+                break
+            except FileNotFoundError as error:
+                # A writer may have merged the file away between our reading the manifest and opening it.
+                newer = read_manifest(self.folder)
+                if newer == manifest:
+                    raise damaged(Path(error.filename), MISSING) from error
+                manifest = newer
+            except OSError as error:
+                raise disk_error(f"the error book {self.folder} cannot be read", error) from error
+        self._manifest, self._segments = manifest, segments
+        self._rows = [segments[entry.file] for entry in manifest.rows]
+        self._values = [segments[entry.file] for entry in manifest.annotations]
+        self._row_starts = _starts(self._rows, "rows")
+        self._problem_starts = _starts(self._rows, "problems")
+        self._cache: dict[str, npt.NDArray[Any]] = {}
+        for problem in range(len(self._task_ids), self._problem_starts[-1]):
+            segment, index = self._problem(problem)
+            task_id = decode_text(segment.ragged("task_id", index))
+            self._task_ids.append(task_id)
+            self._index_of[task_id] = problem
+
+    def _row(self, row: int) -> tuple[Segment, int]:
+        return _place(self._rows, self._row_starts, row, "row")
+
+    def _problem(self, problem: int) -> tuple[Segment, int]:
+        return _place(self._rows, self._problem_starts, problem, "problem")
+
+    def _text(self, row: int, name: str) -> str:
+        segment, index = self._row(row)
+        return decode_text(segment.ragged(name, index))
+
+    def _packed_keys(self, round_: int) -> npt.NDArray[np.int64]:
+        rows = np.flatnonzero(self.column("round") == round_)
+        keys: npt.NDArray[np.int64] = self.column("problem")[rows].astype(np.int64) << 32 | self.column("sample")[rows]
+        return keys
+
+
+def _tables(manifest: Manifest) -> tuple[tuple[Table, tuple[Entry, ...]], ...]:
+    return (ROWS, manifest.rows), (VALUES, manifest.annotations)
+
+
+def _starts(segments: list[Segment], axis: str) -> list[int]:
+    """Return where each segment's elements begin, and behind the last one the number of all."""
+    starts = [0]
+    for segment in segments:
+        starts.append(starts[-1] + segment.entry.counts[axis])
+    return starts
+
+
+def _place(segments: list[Segment], starts: list[int], index: int, what: str) -> tuple[Segment, int]:
+    if not 0 <= index < starts[-1]:
+        raise IndexError(f"there is no {what} {index}: the error book has {starts[-1]}")
+    # The last of the segments that begin here: those before it are empty.
+    place = bisect_right(starts, index) - 1
+    return segments[place], index - starts[place]
+
+
+def _joined(parts: list[npt.NDArray[Any]], dtype: str) -> npt.NDArray[Any]:
+    joined = np.concatenate(parts) if parts else np.empty(0, dtype)
+    joined.setflags(write=False)
+    return joined

@@ -1,0 +1,290 @@
+"""The `ap2o` command: parse, call, print; no logic."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ap2o_fast import config as settings
+from ap2o_fast.config import Config
+from ap2o_fast.errors import Ap2oError, UsageError
+
+if TYPE_CHECKING:
+    from ap2o_fast.run_folder import RunFolder
+
+INTERRUPTED = 130
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app = typer.Typer(
+    name="ap2o",
+    help="Teach a code model from its own typed mistakes. Settings: a TOML file, then key=value overrides.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console()
+err = Console(stderr=True)
+
+Target = Annotated[Path, typer.Argument(help="a settings file (.toml) or a run folder")]
+RunPath = Annotated[Path, typer.Argument(help="the folder of a run")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
+
+
+@app.command(context_settings=PASS_ON)
+def demo(context: typer.Context, quiet: Quiet = False) -> None:
+    """The whole loop on a laptop CPU in minutes: a small real model, the starter problems, a report."""
+    overrides = list(context.args)
+    if not any(text.lstrip("-").startswith("model.name=") for text in overrides):
+        from ap2o_fast.demo_model import ensure_demo_model
+
+        overrides.insert(0, f"model.name={ensure_demo_model(report=err.print)}")
+    config = settings.load(Path(__file__).with_name("demo.toml"), overrides)
+    _run(_folder_of(config, join=True), quiet)
+
+
+@app.command(context_settings=PASS_ON)
+def run(context: typer.Context, file: Target, quiet: Quiet = False) -> None:
+    """Run everything: exam, analysis, correction, quiz, test, report. Refuses a folder that holds a run."""
+    _run(_folder_of(settings.load(file, context.args), join=False), quiet)
+
+
+@app.command()
+def resume(run: RunPath, quiet: Quiet = False) -> None:
+    """Continue a run exactly where it stopped."""
+    from ap2o_fast.run_folder import RunFolder
+
+    _run(RunFolder.open(run), quiet)
+
+
+@app.command(context_settings=PASS_ON)
+def exam(context: typer.Context, target: Target, quiet: Quiet = False) -> None:
+    """Sample and judge the answers to the training problems."""
+    with _pipeline(_target(target, context.args), quiet) as pipeline:
+        pipeline.exam()
+        out.print(f"exam done; the error book is in {pipeline.folder.path / 'book'}", soft_wrap=True)
+
+
+@app.command(context_settings=PASS_ON)
+def analyse(context: typer.Context, target: Target, quiet: Quiet = False) -> None:
+    """Type the failures of the exam and find the problems to learn from."""
+    with _pipeline(_target(target, context.args), quiet) as pipeline:
+        pipeline.analyse()
+        analysis = pipeline.folder.read_json("analysis.json")
+    table = Table("error", "answers", title=f"{analysis['passed']} of {analysis['answers']} answers passed")
+    for name, count in analysis["errors"].items():
+        table.add_row(name, str(count))
+    out.print(table)
+    out.print(f"{analysis['usable']} of {analysis['problems']} problems can be learnt from")
+    for task_id, reason in analysis["dropped"].items():
+        out.print(f"  dropped {task_id}: {reason}", soft_wrap=True)
+
+
+@app.command(context_settings=PASS_ON)
+def correct(context: typer.Context, target: Target, quiet: Quiet = False) -> None:
+    """Train on the error book, with a quiz before each epoch and after the last."""
+    with _pipeline(_target(target, context.args), quiet) as pipeline:
+        pipeline.correct()
+        out.print(f"best checkpoint (epoch {pipeline.best_epoch()}): {pipeline.folder.best}", soft_wrap=True)
+
+
+@app.command(context_settings=PASS_ON)
+def quiz(context: typer.Context, target: Target, quiet: Quiet = False) -> None:
+    """Show the latest quiz of a run; sit it with the initial model where there is none yet."""
+    with _pipeline(_target(target, context.args), quiet) as pipeline:
+        line = pipeline.quiz()
+    out.print(f"quiz after epoch {line['epoch']}: pass@1 {line['pass@1']:.3f} ({line['passed']}/{line['answers']})")
+    for name, count in line["errors"].items():
+        out.print(f"  {name}: {count}")
+
+
+@app.command(context_settings=PASS_ON)
+def evaluate(context: typer.Context, target: Target, quiet: Quiet = False) -> None:
+    """Test the initial model and the best checkpoint."""
+    with _pipeline(_target(target, context.args), quiet) as pipeline:
+        pipeline.evaluate()
+        _print_results(pipeline.folder)
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Write report.html anew."""
+    from ap2o_fast.reporting.report import write_report
+    from ap2o_fast.run_folder import RunFolder
+
+    out.print(f"report: {write_report(RunFolder.open(run).path)}", soft_wrap=True)
+
+
+@app.command()
+def book(
+    run: RunPath,
+    where: Annotated[list[str] | None, typer.Option(help="e.g. error=NameError, problem=Mbpp/602; repeatable")] = None,
+    show: Annotated[int, typer.Option(help="how many answers to print")] = 0,
+) -> None:
+    """Look into a run's error book."""
+    from ap2o_fast.book import ErrorBook
+    from ap2o_fast.reporting.bookview import show_rows, show_summary
+
+    with ErrorBook.open(run / "book" if (run / "book").exists() else run) as opened:
+        rows = opened.select(_pairs(where or []))
+        if show:
+            show_rows(opened, rows[:show], console=out)
+            out.print(f"{min(show, len(rows))} of {len(rows)} answers shown")
+        else:
+            show_summary(opened, rows, console=out)
+
+
+@app.command(context_settings=PASS_ON)
+def data(
+    context: typer.Context,
+    target: Target,
+    show: Annotated[int, typer.Option(help="how many problems of each set to print")] = 1,
+) -> None:
+    """Load and audit the problems; print some with their prompts, special tokens visible."""
+    from ap2o_fast.pipeline import load_problems
+    from ap2o_fast.sampling.prompts import prompt_ids
+    from ap2o_fast.training import load_tokenizer
+
+    config = _config(target, context.args)
+    tokenizer = load_tokenizer(config.model)
+    sets, excluded = load_problems(config, tokenizer)
+    for name, problems in sets.items():
+        out.rule(f"{name}: {len(problems)} problems")
+        for problem in problems[:show]:
+            ids = prompt_ids(problem, config.prompt, tokenizer)
+            out.print(f"{problem.task_id}, {len(ids)} prompt tokens:", style="bold", markup=False)
+            out.print(tokenizer.decode(ids), markup=False, highlight=False)
+    for task_id, reason in excluded.items():
+        out.print(f"excluded {task_id}: {reason}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def init(file: Annotated[Path, typer.Argument(help="where to write it")] = Path("ap2o.toml")) -> None:
+    """Write a settings file with every setting, its default and its meaning."""
+    if file.exists():
+        raise UsageError(f"{file} exists already", do="name another file")
+    file.write_text(settings.template(), encoding="utf-8")
+    out.print(f"{file}: edit it, then `ap2o run {file}`", soft_wrap=True)
+
+
+@app.command(context_settings=PASS_ON)
+def config(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="a settings file, to show its resolved form")] = None,
+    explain: Annotated[str | None, typer.Option(help="a setting, a group of them, or `all`")] = None,
+) -> None:
+    """Show the resolved settings, or explain one."""
+    if explain is not None:
+        out.print(settings.explain("" if explain == "all" else explain), markup=False, highlight=False)
+        return
+    overrides = list(context.args)
+    if file is not None and "=" in str(file):
+        file, overrides = None, [str(file), *overrides]
+    out.print_json(settings.load(file, overrides).model_dump_json())
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works on this machine, what does not, and how to mend it."""
+    from ap2o_fast.doctor import findings
+
+    table = Table("", "what", "found", "what to do")
+    marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+    found = findings()
+    for finding in found:
+        table.add_row(marks[finding.status], finding.name, finding.detail, finding.fix)
+    out.print(table)
+    if any(finding.status == "fail" for finding in found):
+        raise typer.Exit(4)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; exits with the codes of `ap2o_fast.errors`, 2 for usage and 130 when interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [text for text in given if text != "--debug"]
+    _exit(lambda: app(given, prog_name="ap2o", standalone_mode=True), debug)
+
+
+def _exit(call: Callable[[], Any], debug: bool) -> None:
+    try:
+        call()
+    except Ap2oError as error:
+        if debug:
+            raise
+        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(error.exit_code) from error
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            raise
+        err.print(f"error: {error.strerror}: {error.filename or 'the run folder'}", style="red", markup=False)
+        err.print("do:  make room or change run_dir, then `ap2o resume`", markup=False)
+        raise SystemExit(4) from error
+    except KeyboardInterrupt:
+        err.print("interrupted; what is committed is kept, and `ap2o resume` goes on from there")
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _run(folder: RunFolder, quiet: bool) -> None:
+    with _pipeline(folder, quiet) as pipeline:
+        pipeline.run()
+        _print_results(folder)
+
+
+def _pipeline(folder: RunFolder, quiet: bool) -> Any:
+    from ap2o_fast.pipeline import Pipeline
+
+    return Pipeline(folder, quiet=quiet)
+
+
+def _folder_of(config: Config, *, join: bool) -> RunFolder:
+    from ap2o_fast.run_folder import RunFolder
+
+    return RunFolder.create(config, join=join)
+
+
+def _target(target: Path, overrides: list[str]) -> RunFolder:
+    """A run folder as it is, or that of a settings file, made where it is missing."""
+    from ap2o_fast.run_folder import RunFolder
+
+    if not target.is_dir():
+        return _folder_of(settings.load(target, overrides), join=True)
+    if overrides:
+        raise UsageError("a run's settings are fixed", do="give overrides with the settings file of a new run")
+    return RunFolder.open(target)
+
+
+def _config(target: Path, overrides: list[str]) -> Config:
+    return settings.load(target / "config.json" if target.is_dir() else target, overrides)
+
+
+def _pairs(where: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in where:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--where {text!r} is no condition", do="write key=value, e.g. error=NameError")
+        pairs[key] = value
+    return pairs
+
+
+def _print_results(folder: RunFolder) -> None:
+    from ap2o_fast.evaluation import from_dict
+    from ap2o_fast.reporting.terminal import print_results
+
+    results = folder.read_json("evaluation.json")
+    before, after = (from_dict(results[name]) if name in results else None for name in ("before", "after"))
+    paths = {"report": folder.path / "report.html", "checkpoint": folder.best}
+    there = {name: path.resolve() for name, path in paths.items() if path.exists()}
+    print_results(before, after, paths=there, seed=folder.config.seed, console=out)
+
+
+if __name__ == "__main__":
+    main()

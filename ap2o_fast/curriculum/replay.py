@@ -1,0 +1,42 @@
+"""Replay (paper Eq. 8): failures of the types that the quiz still shows, drawn from a problem's whole list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from ap2o_fast.curriculum.pools import Pool
+
+
+def shares(counts: Mapping[int, int], total: int) -> dict[int, int]:
+    """Split `total` over the keys in the ratio of `counts` by largest remainder; ties go to the smaller key.
+
+    Returns: a share a key, summing to `total`, or nothing where all counts are zero.
+    """
+    weight = sum(counts.values())
+    if weight == 0:
+        return {}
+    exact = {key: total * count / weight for key, count in counts.items()}
+    split = {key: int(value) for key, value in exact.items()}
+    by_remainder = sorted(counts, key=lambda key: (split[key] - exact[key], key))
+    for key in by_remainder[: total - sum(split.values())]:
+        split[key] += 1
+    return split
+
+
+def draw_replay(
+    pool: Pool, quiz_errors: Mapping[int, int], amount: int, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """(amount,) positions of failures to replay, in the ratio of the quiz's errors; empty where no type is shared.
+
+    Only types that occur both in the quiz and in this problem take part. A type with fewer failures than its share is
+    drawn with repetition.
+    """
+    present = {int(kind): quiz_errors[int(kind)] for kind in np.unique(pool.errors) if quiz_errors.get(int(kind), 0)}
+    drawn = [np.empty(0, dtype=np.int64)]
+    for kind, share in sorted(shares(present, amount).items()):
+        of_kind = np.flatnonzero(pool.errors == kind)
+        drawn.append(rng.choice(of_kind, size=share, replace=share > len(of_kind)))
+    return np.concatenate(drawn)

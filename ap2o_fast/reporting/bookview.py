@@ -1,0 +1,111 @@
+"""Looking into an error book from the terminal: `ap2o book RUN --where error=NameError --show 2`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from ap2o_fast.book import ErrorBook
+from ap2o_fast.judge.verdict import ErrorType
+from ap2o_fast.reporting.text import clean, percent, shorten
+
+LONGEST_LINE = 400
+
+
+def view(
+    book: ErrorBook, *, where: Mapping[str, str] | None = None, show: int = 0, console: Console | None = None
+) -> int:
+    """Print the rows of a book that fit `where`: `show` of them in full, or a summary of all where `show` is 0.
+
+    Args:
+        book: any of a run's.
+        where: as `ErrorBook.select` takes it, e.g. ``{"error": "NameError"}``; all rows where empty.
+        show: how many answers to print.
+
+    Returns: how many rows fit.
+    Errors: UsageError for an unknown key or value of `where`.
+    """
+    console = console or Console()
+    rows = np.asarray(book.select(where or {}), dtype=np.int64)
+    if not len(rows):
+        console.print("No answer of the book fits.")
+    elif show > 0:
+        for row in rows[:show].tolist():
+            console.print(answer(book, row))
+        console.print(f"{min(show, len(rows)):,} of {len(rows):,} answers")
+    else:
+        for table in summary(book, rows):
+            console.print(table)
+    return len(rows)
+
+
+def answer(book: ErrorBook, row: int) -> RenderableType:
+    """One answer: where it is from, what the judge said, and its code with the failing line marked."""
+    error = ErrorType(book.column("error")[row])
+    line = int(book.column("line")[row])
+    passed, total = int(book.column("tests_passed")[row]), int(book.column("tests_total")[row])
+    task_id = clean(book.task_ids[book.column("problem")[row]])
+    title = Text.assemble(
+        (task_id, "bold"), f" · round {book.column('round')[row]} · answer {book.column('sample')[row]} · row {row}"
+    )
+    verdict = Text.assemble((error.name, "green" if error is ErrorType.Passed else "bold red"))
+    if line:
+        verdict.append(f" in line {line}")
+    verdict.append(f" · {passed} of {total} tests passed")
+    message = clean(book.message(row)).strip()
+    parts: list[RenderableType] = [verdict]
+    if message:
+        parts.append(Text(shorten(message, 500), style="yellow"))
+    return Panel(Group(*parts, code(book.code(row), line)), title=title, title_align="left")
+
+
+def code(source: str, failing: int) -> RenderableType:
+    """Source with line numbers; the failing line (from 1, 0 for none) has an arrow and a background."""
+    lines = [shorten(text, LONGEST_LINE) for text in clean(source).rstrip("\n").split("\n")]
+    syntax = Syntax(
+        "\n".join(lines),
+        "python",
+        line_numbers=True,
+        highlight_lines={failing} if failing else None,
+        word_wrap=True,
+        theme="ansi_dark",
+        background_color="default",
+    )
+    if 0 < failing <= len(lines):
+        syntax.stylize_range("bold reverse", (failing, 0), (failing, len(lines[failing - 1])))
+    return syntax
+
+
+def summary(book: ErrorBook, rows: Sequence[int] | np.ndarray) -> list[Table]:
+    """Tables of these rows: answers by type, and the problems with most failures."""
+    chosen = np.asarray(rows, dtype=np.int64)
+    error, problem = book.column("error")[chosen], book.column("problem")[chosen]
+    by_type = Table(title=f"{len(chosen):,} answers by type", title_justify="left")
+    for name, justify in (("type", "left"), ("answers", "right"), ("share", "right"), ("problems", "right")):
+        by_type.add_column(name, justify=justify)  # type: ignore[arg-type]
+    counts = np.bincount(error, minlength=len(ErrorType))
+    for kind in sorted((kind for kind in ErrorType if counts[kind]), key=lambda kind: -int(counts[kind])):
+        reached = len(np.unique(problem[error == kind]))
+        by_type.add_row(kind.name, f"{counts[kind]:,}", percent(counts[kind] / len(chosen)), f"{reached:,}")
+    failed = (error > ErrorType.Passed) & (error < ErrorType.Unjudgeable)
+    failures = np.bincount(problem[failed], minlength=len(book.task_ids))
+    worst = [int(i) for i in np.argsort(-failures, kind="stable")[:10] if failures[i]]
+    by_problem = Table(title="problems with most failures", title_justify="left")
+    for name, justify in (("problem", "left"), ("failed", "right"), ("answers", "right"), ("most often", "left")):
+        by_problem.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for index in worst:
+        kinds = np.bincount(error[failed & (problem == index)], minlength=len(ErrorType))
+        top = int(kinds.argmax())
+        by_problem.add_row(
+            Text(clean(book.task_ids[index])),
+            f"{failures[index]:,}",
+            f"{np.count_nonzero(problem == index):,}",
+            f"{ErrorType(top).name} ({kinds[top]:,})",
+        )
+    return [by_type, by_problem] if worst else [by_type]

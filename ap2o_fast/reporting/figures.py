@@ -1,0 +1,252 @@
+"""The figures of a run, by plotly. Colours of text, grid and paper come from the page, so that it can be light or dark.
+
+Trace colours are of middle lightness and readable on both. Every figure carries a sentence that says what it shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ap2o_fast.evaluation import Evaluation
+from ap2o_fast.judge.verdict import ErrorType
+from ap2o_fast.reporting.run import best_quiz, error_rows
+from ap2o_fast.reporting.text import duration, percent, rate
+
+BEFORE, AFTER, BEST = "#8b95a5", "#3d7fd6", "#d98324"
+OTHER = "other types"
+SHOWN_TYPES = 9
+LONGEST_CURVE = 1000
+
+# One colour a type in every figure of every run; neighbours in the usual order of frequency differ in hue.
+_PALETTE = (
+    "#4e8fd0 #d98324 #3f9d6b #c8566b #8c74c9 #b3922f #3aa0a8 #cf79a8 #7d8f3c #8a6d5a "
+    "#5f7fb8 #c66a3c #5fae8e #a8505a #a48fd6 #c4a94f #2f858f #b85c93 #97a653 #8b95a5"
+).split()
+COLOURS = {error.name: _PALETTE[(error - 1) % len(_PALETTE)] for error in ErrorType if error.is_failure}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure and its words.
+
+    Attributes:
+        name: unique in the page, fit for an HTML id.
+        title: a few words above it.
+        summary: what it shows, in a sentence with numbers, for those who cannot see it.
+        plot: plotly's.
+    """
+
+    name: str
+    title: str
+    summary: str
+    plot: go.Figure
+
+
+def error_profile(before: Evaluation | None, after: Evaluation | None) -> Figure | None:
+    """Failed answers by type before and after training: the figure of the paper. None without a failure to show."""
+    rows = error_rows(before, after)
+    if not rows:
+        return None
+    names = [name for name, _, _ in rows]
+    plot = _blank(height=90 + 34 * len(rows))
+    for label, colour, test, column in (("after", AFTER, after, 2), ("before", BEFORE, before, 1)):
+        if test:
+            counts = [row[column] for row in rows]
+            plot.add_bar(y=names, x=counts, name=label, orientation="h", marker_color=colour, text=counts)
+    plot.update_traces(textposition="outside", cliponaxis=False, hovertemplate="%{y}: %{x}<extra>%{fullData.name}</extra>")
+    plot.update_layout(barmode="group", bargap=0.28, legend_traceorder="reversed", margin_r=44)
+    plot.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
+    plot.update_xaxes(title_text="failed answers", rangemode="tozero")
+    parts = [f"{name} {old} to {new}" if before and after else f"{name} {old or new}" for name, old, new in rows]
+    return Figure(
+        name="errors", title="Failed answers by error type", summary="Failed answers: " + ", ".join(parts), plot=plot
+    )
+
+
+def quiz_curve(quiz: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """pass@1 on the quiz over epochs, the kept checkpoint marked. Epoch 0 is before training."""
+    rows = [row for row in quiz if row.get("pass@1") is not None]
+    if not rows:
+        return None
+    epochs, values = [row["epoch"] for row in rows], [row["pass@1"] for row in rows]
+    plot = _blank(height=300)
+    plot.add_scatter(x=epochs, y=values, mode="lines+markers", name="pass@1", line_color=AFTER, marker_size=5)
+    plot.update_yaxes(tickformat=".0%", rangemode="tozero", title_text="pass@1")
+    plot.update_xaxes(title_text="epoch")
+    summary = f"pass@1 on the quiz from {percent(values[0])} at epoch {epochs[0]} to {percent(values[-1])}"
+    best = best_quiz(rows)
+    if best:
+        plot.add_scatter(
+            x=[best["epoch"]],
+            y=[best["pass@1"]],
+            mode="markers",
+            name="best, kept",
+            marker={"size": 13, "color": BEST, "symbol": "star"},
+        )
+        summary += f"; best {percent(best['pass@1'])} at epoch {best['epoch']}"
+    return Figure(name="quiz", title="Quiz: pass@1 over epochs", summary=summary + ".", plot=plot)
+
+
+def training_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """Curves over optimiser steps under TRL's names; those whose numbers are missing are left out."""
+    curves = (
+        ("loss", ("loss",), "", math.log(2)),
+        ("rewards/margins", ("rewards/margins",), "", 0.0),
+        ("rewards/accuracies", ("rewards/accuracies",), ".0%", None),
+        ("rewards/chosen, rewards/rejected", ("rewards/chosen", "rewards/rejected"), "", None),
+        ("logps/chosen, logps/rejected", ("logps/chosen", "logps/rejected"), "", None),
+        ("grad_norm", ("grad_norm",), "", None),
+        ("learning_rate", ("learning_rate",), ".1e", None),
+    )
+    found = (_curve(metrics, *curve) for curve in curves)
+    return [figure for figure in found if figure]
+
+
+def composition(plan: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Pairs of each epoch by the type of the rejected answer: the window above, the replay below."""
+    if not plan:
+        return None
+    totals: dict[str, int] = {}
+    for row in plan:
+        for part in ("window", "replay"):
+            for name, count in (row.get(part) or {}).items():
+                totals[name] = totals.get(name, 0) + count
+    order = sorted(totals, key=lambda name: (-totals[name], name))
+    shown, rest = order[:SHOWN_TYPES], order[SHOWN_TYPES:]
+    groups = [(name, COLOURS.get(name, BEFORE), (name,)) for name in shown]
+    if rest:
+        groups.append((OTHER, BEFORE, tuple(rest)))
+    plot = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    _dress(plot, height=470)
+    epochs = [row["epoch"] for row in plan]
+    for number, part in enumerate(("window", "replay"), start=1):
+        for label, colour, names in groups:
+            counts = [sum((row.get(part) or {}).get(name, 0) for name in names) for row in plan]
+            bar = go.Bar(x=epochs, y=counts, name=label, marker_color=colour, legendgroup=label, showlegend=number == 1)
+            plot.add_trace(bar, row=number, col=1)
+        plot.update_yaxes(title_text=f"{part}, pairs", row=number, col=1)
+    plot.update_traces(marker_line_width=0, hovertemplate="epoch %{x}: %{y}<extra>%{fullData.name}</extra>")
+    plot.update_layout(barmode="stack", bargap=0.08)
+    plot.update_xaxes(title_text="epoch", row=2, col=1)
+    replayed = sum(sum((row.get("replay") or {}).values()) for row in plan)
+    summary = (
+        f"{sum(totals.values()) - replayed:,} window pairs and {replayed:,} replayed pairs in {len(plan)} epochs, most "
+        f"often {', '.join(f'{name} ({totals[name]:,})' for name in order[:3])}."
+    )
+    return Figure(name="curriculum", title="Window and replay by error type", summary=summary, plot=plot)
+
+
+def stage_times(timing: Mapping[str, Mapping[str, float]]) -> Figure | None:
+    """Where the time went: seconds of each stage, with its rate."""
+    rows = [(name, float(row.get("seconds") or 0), row) for name, row in timing.items()]
+    if not rows:
+        return None
+    labels = [f"{duration(seconds)}{_rates(seconds, row)}" for _, seconds, row in rows]
+    plot = _blank(height=90 + 32 * len(rows))
+    plot.add_bar(
+        y=[name for name, _, _ in rows],
+        x=[seconds for _, seconds, _ in rows],
+        orientation="h",
+        marker_color=AFTER,
+        customdata=labels,
+        hovertemplate="%{y}: %{customdata}<extra></extra>",
+        showlegend=False,
+    )
+    plot.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
+    plot.update_xaxes(title_text="seconds", rangemode="tozero")
+    summary = "; ".join(f"{name} {label}" for (name, _, _), label in zip(rows, labels, strict=True)) + "."
+    return Figure(name="time", title="Time by stage", summary=summary, plot=plot)
+
+
+def throughput(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Trained tokens a second, step by step."""
+    speeds = [
+        {"step": row.get("step"), "tokens/s": row["tokens"] / row["seconds"]}
+        for row in metrics
+        if row.get("tokens") and row.get("seconds")
+    ]
+    return _curve(speeds, "training throughput, tokens/s", ("tokens/s",), "", None)
+
+
+def _curve(
+    metrics: Sequence[Mapping[str, Any]], title: str, keys: Sequence[str], tickformat: str, line: float | None
+) -> Figure | None:
+    plot = _blank(height=230)
+    said: list[str] = []
+    for key, colour in zip(keys, (AFTER, BEST), strict=False):
+        rows = [(row.get("step", i), row[key]) for i, row in enumerate(metrics) if row.get(key) is not None]
+        if not rows:
+            continue
+        steps, values, width = _binned(rows)
+        plot.add_scatter(
+            x=steps, y=values, mode="lines" if len(rows) > 1 else "markers", name=key, line={"color": colour, "width": 1}
+        )
+        said.append(f"{key} from {values[0]:.4g} to {values[-1]:.4g} over {len(rows):,} steps")
+        if width > 1:
+            said.append(f"each point is the mean of {width} steps")
+        plot.data[-1].opacity = 0.45 if len(steps) >= 60 else 1.0
+        if len(steps) >= 60:
+            smooth = _rolling(values, _odd(len(values) // 20))
+            plot.add_scatter(x=steps, y=smooth, mode="lines", name=f"{key}, rolling mean", line_color=colour)
+    if not said:
+        return None
+    if line is not None:
+        plot.add_hline(y=line, line_width=1, line_dash="dot", line_color=BEFORE)
+    plot.update_layout(showlegend=len(keys) > 1, margin_t=8)
+    for trace in plot.data:
+        trace.showlegend = not (trace.name or "").endswith("rolling mean")
+    plot.update_yaxes(tickformat=tickformat, nticks=6)
+    plot.update_xaxes(title_text="step")
+    name = "curve-" + "-".join(keys).replace("/", "-")
+    return Figure(name=name, title=title, summary="; ".join(said) + ".", plot=plot)
+
+
+def _binned(rows: Sequence[tuple[float, float]]) -> tuple[list[float], list[float], int]:
+    """Steps and values, at most `LONGEST_CURVE` points, each the mean of `width` steps."""
+    width = math.ceil(len(rows) / LONGEST_CURVE)
+    bins = [rows[i : i + width] for i in range(0, len(rows), width)]
+    return [part[0][0] for part in bins], [sum(v for _, v in part) / len(part) for part in bins], width
+
+
+def _rolling(values: Sequence[float], width: int) -> list[float]:
+    """Centred mean over `width` (odd) points, over fewer at the ends."""
+    half = width // 2
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
+
+
+def _odd(number: int) -> int:
+    return number | 1
+
+
+def _rates(seconds: float, row: Mapping[str, float]) -> str:
+    known = [(unit, row.get(unit)) for unit in ("answers", "tokens")]
+    text = ", ".join(f"{rate(count / seconds)} {unit}/s" for unit, count in known if count and seconds > 0)
+    return f" ({text})" if text else ""
+
+
+def _blank(height: int) -> go.Figure:
+    return _dress(go.Figure(), height)
+
+
+def _dress(plot: go.Figure, height: int) -> go.Figure:
+    """Without plotly's template: fonts and colours are the page's (report.js sets them from its style sheet)."""
+    plot.update_layout(
+        template=go.layout.Template(),
+        height=height,
+        margin={"l": 8, "r": 12, "t": 30, "b": 8},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        hovermode="closest",
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "itemclick": "toggle"},
+        dragmode=False,
+    )
+    plot.update_xaxes(automargin=True, zeroline=False, showgrid=True)
+    plot.update_yaxes(automargin=True, zeroline=False, showgrid=True)
+    return plot

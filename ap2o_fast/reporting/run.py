@@ -1,0 +1,128 @@
+"""A run folder as the reports read it: every file may still be missing, none is changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ap2o_fast.book import ErrorBook
+from ap2o_fast.errors import Ap2oError, DataError
+from ap2o_fast.evaluation import Evaluation, from_dict
+from ap2o_fast.reporting.metrics import read_lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is there of a run.
+
+    Attributes:
+        path: the folder.
+        config: resolved settings as nested dicts, empty where missing.
+        environment: names and values; names that begin with ``note`` are caveats.
+        metrics, quiz, plan: one dict a step, a quiz, an epoch.
+        before, after: the tests of the initial and of the trained model.
+        timing: stage to seconds, answers, tokens.
+        analysis: counts of the exam's analysis.
+        book: the exam's error book, open for reading.
+        troubles: files that are there but cannot be read, one sentence each.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    environment: dict[str, str]
+    metrics: list[dict[str, Any]]
+    quiz: list[dict[str, Any]]
+    plan: list[dict[str, Any]]
+    before: Evaluation | None
+    after: Evaluation | None
+    timing: dict[str, dict[str, float]]
+    analysis: dict[str, Any]
+    book: ErrorBook | None
+    troubles: tuple[str, ...]
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """The setting at a dotted key, `default` where the run has not saved it."""
+        node: Any = self.config
+        for part in key.split("."):
+            if not isinstance(node, Mapping) or part not in node:
+                return default
+            node = node[part]
+        return node
+
+
+def read_run(path: Path) -> Run:
+    """Read what is there of a run folder.
+
+    Returns: the run; files that are missing are empty or None, files that cannot be read are named in `troubles`.
+    Errors: DataError if there is no such folder. Close `Run.book` after use.
+    """
+    if not path.is_dir():
+        raise DataError(f"there is no run folder {path}", do="name the folder that `ap2o run` wrote (run_dir)")
+    troubles: list[str] = []
+
+    def lines(name: str) -> list[dict[str, Any]]:
+        try:
+            return read_lines(path / name)
+        except DataError as error:
+            troubles.append(error.what)
+            return []
+
+    def mapping(name: str) -> dict[str, Any]:
+        if not (path / name).exists():
+            return {}
+        try:
+            content = json.loads((path / name).read_text(encoding="utf-8"))
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            troubles.append(f"{name} is damaged: it is not a JSON object")
+            return {}
+        return content
+
+    def tested(plain: Any, name: str) -> Evaluation | None:
+        try:
+            return from_dict(plain) if plain else None
+        except DataError as error:
+            troubles.append(f"evaluation.json, {name}: {error.what}")
+            return None
+
+    def opened(name: str) -> ErrorBook | None:
+        if not (path / name).exists():
+            return None
+        try:
+            return ErrorBook.open(path / name)
+        except Ap2oError as error:
+            troubles.append(error.what)
+            return None
+
+    evaluation = mapping("evaluation.json")
+    return Run(
+        path=path,
+        config=mapping("config.json"),
+        environment={str(key): str(value) for key, value in mapping("environment.json").items()},
+        metrics=lines("metrics.jsonl"),
+        quiz=lines("quiz.jsonl"),
+        plan=lines("plan.jsonl"),
+        before=tested(evaluation.get("before"), "before"),
+        after=tested(evaluation.get("after"), "after"),
+        timing=mapping("timing.json"),
+        analysis=mapping("analysis.json"),
+        book=opened("book"),
+        troubles=tuple(troubles),
+    )
+
+
+def error_rows(before: Evaluation | None, after: Evaluation | None) -> list[tuple[str, int, int]]:
+    """(type, before, after) for every type of failure in either test, most frequent first."""
+    old, new = before.errors if before else {}, after.errors if after else {}
+    names = sorted(set(old) | set(new), key=lambda name: (-max(old.get(name, 0), new.get(name, 0)), name))
+    return [(name, old.get(name, 0), new.get(name, 0)) for name in names]
+
+
+def best_quiz(quiz: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The latest quiz that was the best so far: the one whose weights are kept."""
+    marked = [row for row in quiz if row.get("best")]
+    return marked[-1] if marked else None

@@ -1,0 +1,145 @@
+"""One sitting, the step that exam, quiz and test share: sample answers, judge them, write them into a book."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ap2o_fast.book import ErrorBook, Row
+from ap2o_fast.config import PromptSettings
+from ap2o_fast.errors import DataError
+from ap2o_fast.judge import Job, Judge
+from ap2o_fast.problems import Problem
+from ap2o_fast.reporting.terminal import progress
+from ap2o_fast.sampling import Request, Sampler
+from ap2o_fast.sampling.prompts import code_of, prompt_ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sitting:
+    """How one round of answers is sampled.
+
+    Attributes:
+        stage: ``exam``, ``quiz`` or ``test``; with `round` and the run's seed it decides every answer's seed.
+        round: number of the round in the book.
+        policy: which weights answer, e.g. ``epoch-3``.
+        n: answers a problem.
+        temperature, top_p, max_new_tokens, stop: see `Sampler.sample`.
+    """
+
+    stage: str
+    round: int
+    policy: str
+    n: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    stop: tuple[str, ...]
+
+
+def sit(
+    sitting: Sitting,
+    problems: Sequence[Problem],
+    *,
+    book: ErrorBook,
+    sampler: Sampler,
+    judge: Judge,
+    tokenizer: Any,
+    prompt: PromptSettings,
+    seed: int,
+    quiet: bool,
+) -> dict[str, int]:
+    """Answer and judge what the round still lacks; every group of answers is committed at once.
+
+    Returns: counts of the new ``answers`` and ``tokens``.
+    """
+    by_id = {problem.task_id: problem for problem in problems}
+    requests = []
+    for problem in problems:
+        ids = prompt_ids(problem, prompt, tokenizer)
+        book.add_problem(problem.task_id, ids, problem.prompt)
+        seeds = answer_seeds(seed, sitting.stage, sitting.round, problem.task_id, sitting.n)
+        requests.append(Request(task_id=problem.task_id, prompt_ids=ids, seeds=seeds))
+    done = book.done(sitting.round)
+    counts = {"answers": 0, "tokens": 0}
+    passed = 0
+    total = len(problems) * sitting.n
+    if len(done) == total:
+        return counts
+    name = f"{sitting.stage} {sitting.policy}"
+    with progress(name, total, "answers", done=len(done), quiet=quiet) as bar:
+        for group in sampler.sample(
+            requests,
+            temperature=sitting.temperature,
+            top_p=sitting.top_p,
+            max_new_tokens=sitting.max_new_tokens,
+            stop=sitting.stop,
+            done=done,
+        ):
+            jobs = [Job(key=answer, problem=by_id[answer.task_id], code=code_of(answer.text)) for answer in group]
+            rows = [
+                Row(
+                    task_id=job.key.task_id,
+                    round=sitting.round,
+                    sample=job.key.sample,
+                    seed=job.key.seed,
+                    policy=sitting.policy,
+                    token_ids=job.key.token_ids,
+                    logprobs=job.key.logprobs,
+                    text=job.key.text,
+                    code=job.code,
+                    finish=job.key.finish,
+                    verdict=verdict,
+                )
+                for job, verdict in judge.judge_all(jobs)
+            ]
+            book.append(rows)
+            book.commit()
+            tokens = sum(len(row.token_ids) for row in rows)
+            passed += sum(row.verdict.passed for row in rows)
+            counts = {"answers": counts["answers"] + len(rows), "tokens": counts["tokens"] + tokens}
+            bar.advance(len(rows), passed=passed, tokens_per_s=round(counts["tokens"] / max(bar.seconds, 1e-9)))
+    return counts
+
+
+def answer_seeds(seed: int, stage: str, round: int, task_id: str, n: int) -> tuple[int, ...]:
+    """One 63-bit seed an answer, from the run's seed and the answer's place alone."""
+    place = [seed, zlib.crc32(stage.encode()), round, zlib.crc32(task_id.encode())]
+    state = np.random.SeedSequence(place).generate_state(n, dtype=np.uint64)
+    return tuple(int(value) >> 1 for value in state)
+
+
+def too_long(problems: Sequence[Problem], prompt: PromptSettings, tokenizer: Any) -> dict[str, str]:
+    """Task ids whose prompt exceeds `prompt.max_tokens`, with the reason."""
+    lengths = {problem.task_id: len(prompt_ids(problem, prompt, tokenizer)) for problem in problems}
+    return {
+        task_id: f"its prompt has {length} tokens, prompt.max_tokens is {prompt.max_tokens}"
+        for task_id, length in lengths.items()
+        if length > prompt.max_tokens
+    }
+
+
+def check_apart(sets: dict[str, list[Problem]]) -> None:
+    """Refuse problems that stand in two of the sets: a tested problem must not be trained on.
+
+    Errors: `DataError` naming some of them.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    shared = []
+    for name, problems in sets.items():
+        for problem in problems:
+            for key in (problem.task_id, problem.prompt):
+                other = seen.setdefault(key, (name, problem.task_id))
+                if other[0] != name:
+                    shared.append(f"{problem.task_id} ({other[0]} and {name})")
+                    break
+    if shared:
+        raise DataError(
+            f"{len(shared)} problems are in two sets: {', '.join(shared[:5])}",
+            why="training on what is tested makes the result meaningless",
+            do="choose other problems.*.ids or splits",
+        )

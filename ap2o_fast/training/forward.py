@@ -1,0 +1,49 @@
+"""One forward pass over a packed batch, up to the last hidden states: no logits are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+from ap2o_fast.training.attention import NAME, PackedAttention
+from ap2o_fast.training.batch import PackedBatch
+
+
+def packed_hidden(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
+    """Last hidden states of all packed tokens (after the final norm, as the LM head takes them).
+
+    Args:
+        model: as `prepare_model` returns it, on the batch's device.
+
+    Returns: (T, D) in the model's dtype, differentiable.
+    """
+    assert model.config._attn_implementation == NAME, "prepare_model was not called"
+    packed = PackedAttention.of(batch, model.dtype)
+    # A four-dimensional mask is taken as prepared and passed through: transformers would build one of T x T otherwise.
+    placeholder = torch.empty(1, 1, 1, 1, device=batch.input_ids.device)
+    with _checkpointing(model):
+        output = model.get_decoder()(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.position_ids[None],
+            attention_mask=placeholder,
+            use_cache=False,
+            packed=packed,
+        )
+    hidden: torch.Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+@contextmanager
+def _checkpointing(model: PreTrainedModel) -> Iterator[None]:
+    """transformers checkpoints only in training mode, which generation must not see: it would lose its cache."""
+    if not (model.is_gradient_checkpointing and torch.is_grad_enabled()):
+        yield
+        return
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()

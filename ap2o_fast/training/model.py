@@ -1,0 +1,192 @@
+"""Loading, checking, hashing and saving the Hugging Face model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ap2o_fast.config import ModelSettings
+from ap2o_fast.errors import MachineError, UsageError
+from ap2o_fast.training.attention import NAME
+from ap2o_fast.training.forward import packed_hidden
+from ap2o_fast.training.packing import Sequence, pack_sequences
+
+
+def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer, ready for packed training and for generation. Sets torch's number of threads.
+
+    Returns: the model in eval mode (no dropout; gradients still flow) on its device, and the tokenizer.
+    Errors: `MachineError` where model, device or memory is not to be had; `UsageError` for an architecture that packed
+    training cannot compute exactly.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = _device(settings.device)
+    try:
+        config = AutoConfig.from_pretrained(settings.name, revision=settings.revision)
+        check_config(config, settings.name)
+        tokenizer = AutoTokenizer.from_pretrained(settings.name, revision=settings.revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            settings.name, revision=settings.revision, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
+        )
+    except UsageError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _load_error(settings, error) from error
+    try:
+        model = model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise MachineError(
+            f"{settings.name} does not fit on {device}", why=str(error), do="take a smaller model or another device"
+        ) from error
+    return prepare_model(model), tokenizer
+
+
+def prepare_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Switch a causal LM to shared-prefix attention and check, on six tokens, that packing leaves it exact.
+
+    Returns: the same object, in eval mode. Generation with it is unchanged.
+    Errors: `UsageError` for an architecture whose packed forward differs from its own logits.
+    """
+    name = model.config.name_or_path or type(model).__name__
+    check_config(model.config, name)
+    head = model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear):
+        raise _unsupported(name, f"its output layer is {type(head).__name__}, not a plain linear `lm_head`")
+    if model.config._attn_implementation != NAME:
+        if not model._can_set_attn_implementation():
+            raise _unsupported(name, "its attention cannot be exchanged through transformers' AttentionInterface")
+        model.set_attn_implementation(NAME)
+    model.eval()
+    _check_exact(model, name)
+    return model
+
+
+def check_config(config: PretrainedConfig, name: str) -> None:
+    """Refuse what is known from the configuration alone, before any weight is loaded.
+
+    Errors: `UsageError` naming the reason.
+    """
+    if config.is_encoder_decoder:
+        raise _unsupported(name, "it is an encoder-decoder; prompts and answers must be one sequence")
+    text = config.get_text_config()
+    for key in ("final_logit_softcapping", "attn_logit_softcapping"):
+        if getattr(text, key, None):
+            raise _unsupported(name, f"it caps its logits ({key} = {getattr(text, key)})")
+    for key in ("logit_scale", "logits_scaling"):
+        if getattr(text, key, None) not in (None, 1, 1.0):
+            raise _unsupported(name, f"it scales its logits ({key} = {getattr(text, key)})")
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+    if kinds != {"full_attention"} or (window and not getattr(text, "layer_types", None)):
+        raise _unsupported(
+            name, f"not every layer attends to all earlier tokens (layer_types {sorted(kinds)}, window {window})"
+        )
+
+
+def model_hash(model: PreTrainedModel) -> str:
+    """BLAKE2b over name, dtype, shape and every byte of every parameter, 32 hexadecimal digits.
+
+    Tied parameters count once. Equal on every device; costs one pass over the weights and a copy of the largest.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write an ordinary Hugging Face checkpoint (safetensors, tokenizer, generation settings), replacing `folder`.
+
+    It is written beside and renamed, so `folder` holds the old or the new model, never half of one.
+
+    Errors: `MachineError` where it cannot be written; the old one is intact then.
+    """
+    folder = Path(folder)
+    beside, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    try:
+        for left_over in (beside, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        beside.mkdir(parents=True)
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(beside, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
+        shutil.rmtree(beside, ignore_errors=True)
+        raise MachineError(f"cannot write the model to {folder}", why=str(error), do="free some disk space") from error
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MachineError(
+            f"device {name!r} is not available", why=str(error).splitlines()[0], do="set model.device=cpu"
+        ) from error
+    return device
+
+
+def _load_error(settings: ModelSettings, error: Exception) -> Exception:
+    reason = str(error).strip().splitlines()[0]
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
+        return _unsupported(settings.name, reason)
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "ON", "YES"}:
+        hint = "HF_HUB_OFFLINE is set: unset it, or set model.name to a folder that holds the model"
+    else:
+        hint = (
+            "check the name; without a network set model.name to a folder with config.json, model.safetensors and "
+            "tokenizer.json; a gated model needs `hf auth login`"
+        )
+    return MachineError(f"cannot load the model {settings.name!r}", why=reason, do=hint)
+
+
+def _unsupported(name: str, why: str) -> UsageError:
+    return UsageError(
+        f"model {name!r} is not supported",
+        why=why,
+        do="take a decoder-only model with full attention and a plain head: Llama, Qwen2, Qwen2.5-Coder, Qwen3, SmolLM2",
+    )
+
+
+def _check_exact(model: PreTrainedModel, name: str) -> None:
+    """Compare the packed forward of a prompt with two answers to the model's own logits on the two separate texts."""
+    prompt, answers = [1, 2, 3], [[4, 5], [6]]
+    batch = pack_sequences([Sequence(prompt=prompt, answers=answers)]).to(model.device)
+    head = model.get_output_embeddings()
+    with torch.no_grad():
+        try:
+            ours = head(packed_hidden(model, batch)[batch.rows])
+        except (TypeError, AttributeError) as error:
+            raise _unsupported(name, f"its forward does not take packed sequences: {error}") from error
+        separate = [
+            model(input_ids=torch.tensor([prompt + answer], device=model.device), use_cache=False).logits[0]
+            for answer in answers
+        ]
+    theirs = torch.cat([
+        logits[len(prompt) - 1 : len(prompt) + len(answer) - 1]
+        for logits, answer in zip(separate, answers, strict=True)
+    ])
+    scale = theirs.float().abs().max().clamp(min=1.0)
+    error = float((ours.float() - theirs.float()).abs().max() / scale)
+    tolerance = 0.05 if model.dtype == torch.bfloat16 else 1e-3
+    if not error <= tolerance:
+        raise _unsupported(name, f"packed sequences change its logits by {error:.2g} of their largest")

@@ -1,0 +1,100 @@
+"""The DPO objective of a packed batch, its metrics, and reference scoring. Shapes as in `PackedBatch`."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from ap2o_kernels import DpoOutput, linear_dpo, linear_logp
+from transformers import PreTrainedModel
+
+from ap2o_fast.config import LossSettings
+from ap2o_fast.training.batch import PackedBatch
+from ap2o_fast.training.forward import packed_hidden
+from ap2o_fast.training.packing import Book, pack_rows
+
+
+def dpo_step_loss(
+    model: PreTrainedModel,
+    batch: PackedBatch,
+    *,
+    settings: LossSettings,
+    normalizer: float,
+    chunk_rows: int | None = None,
+) -> tuple[DpoOutput, dict[str, torch.Tensor]]:
+    """DPO loss of one forward pass (METHOD: Eq. 2 of AP2O-Coder, arXiv 2510.02393).
+
+    Args:
+        normalizer: pairs of the whole optimiser step, so that micro-batches add up to its mean.
+        chunk_rows: completion tokens whose logits exist at one time.
+
+    Returns: the loss and (A,) log-probabilities, and this batch's share of the step's mean of each metric of
+    `pair_metrics`: shares of all batches of the step add up to the exact mean over its pairs.
+    """
+    head = model.get_output_embeddings()
+    hidden = packed_hidden(model, batch).index_select(0, batch.rows)
+    output = linear_dpo(
+        hidden,
+        head.weight,
+        batch.targets,
+        batch.cu_rows,
+        batch.pairs,
+        batch.ref_logps,
+        beta=settings.beta,
+        pair_weights=batch.weights,
+        normalizer=normalizer,
+        bias=head.bias,
+        impl=settings.impl,
+        chunk_rows=chunk_rows,
+    )
+    return output, pair_metrics(output, batch, beta=settings.beta, normalizer=normalizer)
+
+
+def pair_metrics(
+    output: DpoOutput, batch: PackedBatch, *, beta: float, normalizer: float
+) -> dict[str, torch.Tensor]:
+    """Sums over the batch's pairs, divided by `normalizer`, under TRL's names; each a 0-d tensor without gradient."""
+    logps = output.logps
+    rewards = beta * (logps - batch.ref_logps)
+    chosen, rejected = batch.pairs.unbind(1)
+    margins = rewards[chosen] - rewards[rejected]
+    sums = {
+        "rewards/chosen": rewards[chosen].sum(),
+        "rewards/rejected": rewards[rejected].sum(),
+        "rewards/accuracies": (margins > 0).to(margins.dtype).sum(),
+        "rewards/margins": margins.sum(),
+        "logps/chosen": logps[chosen].sum(),
+        "logps/rejected": logps[rejected].sum(),
+    }
+    return {"loss": output.loss.detach()} | {name: total / normalizer for name, total in sums.items()}
+
+
+@torch.no_grad()
+def score(
+    model: PreTrainedModel,
+    book: Book,
+    rows: npt.NDArray[np.int64],
+    token_budget: int,
+    chunk_rows: int | None = None,
+) -> npt.NDArray[np.float32]:
+    """Log-probability of each answer, summed over its tokens, under `model`.
+
+    Args:
+        rows: (K,) row ids of the book; repeats are computed once.
+
+    Returns: (K,) float32, in the order of `rows`.
+    Errors: `DataError` for an answer that exceeds the budget with its prompt.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    found: dict[int, float] = {}
+    head = model.get_output_embeddings()
+    for host_batch, row_ids in pack_rows(book, rows, token_budget):
+        batch = host_batch.to(model.device)
+        hidden = packed_hidden(model, batch).index_select(0, batch.rows)
+        token_logps = linear_logp(hidden, head.weight, batch.targets, bias=head.bias, chunk_rows=chunk_rows)
+        answers = torch.repeat_interleave(
+            torch.arange(len(row_ids), device=model.device), batch.cu_rows.diff(), output_size=len(batch.rows)
+        )
+        logps = token_logps.new_zeros(len(row_ids)).index_add_(0, answers, token_logps)
+        found |= dict(zip(row_ids.tolist(), logps.tolist(), strict=True))
+    return np.array([found[row] for row in rows.tolist()], dtype=np.float32)

@@ -1,0 +1,252 @@
+"""From pairs of row ids to packed batches: one copy of each prompt and of each answer, no padding.
+
+Problems are the items, forward passes the bins: first-fit decreasing finds how many are needed, then they are evened
+out, largest item into the emptiest bin. Shapes as in `PackedBatch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ap2o_fast.curriculum.plan import PairPlan
+from ap2o_fast.errors import DataError
+from ap2o_fast.training.batch import PackedBatch
+
+Tokens = npt.NDArray[np.int32] | list[int]
+
+
+class Book(Protocol):
+    """What training reads of the error book."""
+
+    def tokens(self, row: int) -> npt.NDArray[np.int32]: ...
+    def column(self, name: str) -> npt.NDArray[np.generic]: ...
+    def prompt_ids(self, problem: int) -> npt.NDArray[np.int32]: ...
+
+
+@dataclass(kw_only=True)
+class Sequence:
+    """A prompt with its answers, and the pairs among them as (chosen, rejected) numbers of its answers."""
+
+    prompt: Tokens
+    answers: list[Tokens] = field(default_factory=list)
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Packed tokens."""
+        return len(self.prompt) + sum(len(answer) for answer in self.answers)
+
+
+def pack(
+    book: Book, plan: PairPlan, ref_logps: npt.NDArray[np.floating], token_budget: int
+) -> list[PackedBatch]:
+    """Pack the pairs of one optimiser step.
+
+    Args:
+        ref_logps: (N,) reference log-probability of each row of the book; only the plan's rows need one.
+        token_budget: most packed tokens of a batch.
+
+    Returns: batches that together hold every pair once.
+    Errors: `DataError` for a pair that exceeds the budget alone, an empty prompt, or a missing reference.
+    """
+    used = np.unique(np.concatenate([plan.chosen, plan.rejected]))
+    missing = used[~np.isfinite(ref_logps[used])]
+    if len(missing):
+        raise DataError(
+            f"{len(missing)} of {len(used)} answers have no finite reference log-probability, row {missing[0]} first",
+            do="score them with the initial model before training",
+        )
+    items: list[Sequence] = []
+    for problem in np.unique(plan.problem).tolist():
+        mine = plan.problem == problem
+        pairs = list(zip(plan.chosen[mine].tolist(), plan.rejected[mine].tolist(), strict=True))
+        items += _split_by_pairs(book, problem, pairs, token_budget)
+    return [pack_sequences([items[i] for i in bin_], ref_logps) for bin_ in _bins(items, token_budget)]
+
+
+def pack_rows(
+    book: Book, rows: npt.NDArray[np.int64], token_budget: int
+) -> list[tuple[PackedBatch, npt.NDArray[np.int64]]]:
+    """Pack answers without pairs, for scoring. Repeated rows are packed once.
+
+    Returns: batches, each with the row ids of its answers in order.
+    Errors: as `pack`.
+    """
+    rows = np.unique(np.asarray(rows, dtype=np.int64))
+    problems = np.asarray(book.column("problem"))[rows]
+    items: list[Sequence] = []
+    for problem in np.unique(problems).tolist():
+        items += _split_by_answers(book, problem, rows[problems == problem].tolist(), token_budget)
+    packed = []
+    for bin_ in _bins(items, token_budget):
+        members = [items[i] for i in bin_]
+        packed.append((pack_sequences(members), np.array([row for item in members for row in item.rows], np.int64)))
+    return packed
+
+
+def pack_sequences(
+    items: Items[Sequence], ref_logps: npt.NDArray[np.floating] | None = None
+) -> PackedBatch:
+    """Lay prompts and answers end to end in the given order. `ref_logps` is by row id; absent it is zero."""
+    ids: list[Tokens] = []
+    positions, kv_index, rows, targets = [], [], [], []
+    query_lengths, key_lengths, row_counts = [], [], []
+    pairs: list[tuple[int, int]] = []
+    start = answers = 0
+    for item in items:
+        length = len(item.prompt)
+        prompt = np.arange(start, start + length)
+        ids.append(item.prompt)
+        positions.append(np.arange(length))
+        kv_index.append(prompt)
+        query_lengths.append(length)
+        key_lengths.append(length)
+        pairs += [(chosen + answers, rejected + answers) for chosen, rejected in item.pairs]
+        start += length
+        for answer in item.answers:
+            own = np.arange(start, start + len(answer))
+            row_counts.append(len(answer))
+            answers += 1
+            if len(answer) == 0:
+                continue
+            ids.append(answer)
+            positions.append(np.arange(length, length + len(answer)))
+            kv_index += [prompt, own]
+            query_lengths.append(len(answer))
+            key_lengths.append(length + len(answer))
+            # A token is predicted by the one before it: the first by the prompt's last.
+            rows += [prompt[-1:], own[:-1]]
+            targets.append(answer)
+            start += len(answer)
+    references = np.zeros(answers) if ref_logps is None else ref_logps[[row for item in items for row in item.rows]]
+    return PackedBatch(
+        input_ids=_joined(ids),
+        position_ids=_joined(positions),
+        cu_q=_offsets(query_lengths).to(torch.int32),
+        cu_k=_offsets(key_lengths).to(torch.int32),
+        kv_index=_joined(kv_index),
+        rows=_joined(rows),
+        targets=_joined(targets),
+        cu_rows=_offsets(row_counts),
+        ref_logps=torch.as_tensor(np.asarray(references), dtype=torch.float32),
+        pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
+        weights=torch.ones(len(pairs), dtype=torch.float32),
+    )
+
+
+def packing_efficiency(book: Book, plan: PairPlan, batches: Items[PackedBatch]) -> float:
+    """Tokens that the plan needs once each, over forward passes x tokens of the largest of them.
+
+    1.0 means no prompt or answer was repeated and all passes are equally large; padding does not occur.
+    """
+    answers = np.unique(np.concatenate([plan.chosen, plan.rejected]))
+    needed = sum(len(book.tokens(row)) for row in answers.tolist())
+    needed += sum(len(book.prompt_ids(problem)) for problem in np.unique(plan.problem).tolist())
+    return needed / (len(batches) * max(len(batch.input_ids) for batch in batches))
+
+
+def _split_by_pairs(book: Book, problem: int, pairs: list[tuple[int, int]], budget: int) -> list[Sequence]:
+    """One sequence for all pairs of a problem, or several, prompt repeated, where they exceed the budget."""
+    prompt = _prompt(book, problem)
+    groups: list[_Group] = []
+    # Pairs with a common chosen answer side by side, so that a split repeats few answers.
+    for pair in sorted(pairs):
+        lengths = {row: len(book.tokens(row)) for row in pair}
+        home = next((g for g in groups if g.size_with(lengths) <= budget), None)
+        if home is None:
+            home = _Group(len(prompt))
+            if home.size_with(lengths) > budget:
+                raise _too_long(f"pair {pair} of problem {problem}", home.size_with(lengths), budget)
+            groups.append(home)
+        home.lengths |= lengths
+        home.pairs.append(pair)
+    return [_sequence(book, prompt, list(group.lengths), group.pairs) for group in groups]
+
+
+def _split_by_answers(book: Book, problem: int, rows: list[int], budget: int) -> list[Sequence]:
+    prompt = _prompt(book, problem)
+    groups: list[_Group] = []
+    for row in rows:
+        lengths = {row: len(book.tokens(row))}
+        if not groups or groups[-1].size_with(lengths) > budget:
+            groups.append(_Group(len(prompt)))
+            if groups[-1].size_with(lengths) > budget:
+                raise _too_long(f"answer {row} of problem {problem}", groups[-1].size_with(lengths), budget)
+        groups[-1].lengths |= lengths
+    return [_sequence(book, prompt, list(group.lengths), []) for group in groups]
+
+
+@dataclass
+class _Group:
+    prompt: int
+    lengths: dict[int, int] = field(default_factory=dict)
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+
+    def size_with(self, more: dict[int, int]) -> int:
+        return self.prompt + sum((self.lengths | more).values())
+
+
+def _sequence(book: Book, prompt: Tokens, rows: list[int], pairs: list[tuple[int, int]]) -> Sequence:
+    number = {row: i for i, row in enumerate(rows)}
+    return Sequence(
+        prompt=prompt,
+        answers=[book.tokens(row) for row in rows],
+        pairs=[(number[chosen], number[rejected]) for chosen, rejected in pairs],
+        rows=rows,
+    )
+
+
+def _prompt(book: Book, problem: int) -> Tokens:
+    prompt = book.prompt_ids(problem)
+    if len(prompt) == 0:
+        raise DataError(f"problem {problem} has an empty prompt", why="nothing predicts an answer's first token")
+    return prompt
+
+
+def _too_long(what: str, size: int, budget: int) -> DataError:
+    return DataError(
+        f"{what} has {size} tokens with its prompt, more than a forward pass holds ({budget})",
+        why="a pair's answers are computed in one forward pass",
+        do=f"set train.token_budget to at least {size}, or lower sampling.max_new_tokens or prompt.max_tokens",
+    )
+
+
+def _bins(items: list[Sequence], budget: int) -> list[list[int]]:
+    """Numbers of the items of each bin, in item order."""
+    sizes = [item.size for item in items]
+    largest_first = sorted(range(len(items)), key=lambda i: -sizes[i])
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for i in largest_first:
+        home = next((b for b, free in enumerate(room) if sizes[i] <= free), None)
+        if home is None:
+            home = len(bins)
+            bins.append([])
+            room.append(budget)
+        bins[home].append(i)
+        room[home] -= sizes[i]
+    even: list[list[int]] = [[] for _ in bins]
+    loads = [0] * len(bins)
+    for i in largest_first:
+        home = loads.index(min(loads))
+        even[home].append(i)
+        loads[home] += sizes[i]
+    chosen = even if max(loads, default=0) <= budget else bins
+    return [sorted(bin_) for bin_ in chosen]
+
+
+def _joined(parts: Items[Tokens | npt.NDArray[np.int64]]) -> torch.Tensor:
+    if not parts:
+        return torch.zeros(0, dtype=torch.int64)
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+
+
+def _offsets(lengths: list[int]) -> torch.Tensor:
+    return torch.tensor([0, *np.cumsum(lengths).tolist()], dtype=torch.int64)

@@ -1,0 +1,11 @@
+"""Fused head for preference optimisation: from hidden states to per-answer log-probabilities, the DPO loss and its
+gradients, without the logits of a whole batch.
+
+`linear_logp` scores tokens, `linear_dpo` gives a differentiable loss. The package needs PyTorch only.
+"""
+
+from __future__ import annotations
+
+from ap2o_kernels.head import DpoOutput, available_impls, linear_dpo, linear_logp
+
+__all__ = ["DpoOutput", "available_impls", "linear_dpo", "linear_logp"]
