@@ -6,6 +6,7 @@ Precedence: defaults < file < overrides. pydantic validates, OmegaConf parses an
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -203,7 +204,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
         key, equals, _ = text.lstrip("-").partition("=")
         if not equals:
             raise UsageError(f"override {text!r} has no value", do="write key=value, e.g. train.lr=1e-6")
-        if _known(key) is None:
+        if not _known(key):
             raise _unknown(key)
     try:
         dotted = OmegaConf.from_dotlist([text.lstrip("-") for text in overrides])
@@ -230,15 +231,34 @@ def save(config: Config, path: Path) -> None:
 
 def explain(key: str) -> str:
     """Return type, default and documentation of the setting at a dotted `key`, or of all settings under it."""
-    node = _known(key) if key else Config
-    if node is None:
+    if key and not _known(key):
         raise _unknown(key)
     return "\n".join(_describe(key))
+
+
+def template() -> str:
+    """A TOML file with every setting at its default, each with its meaning; `load` takes it as it is."""
+    lines, group = ["# Settings of ap2o: delete what you leave at its default."], ""
+    defaults = Config()
+    for key, field in _leaves(Config, ""):
+        table, _, name = key.rpartition(".")
+        if table != group:
+            lines += ["", f"[{table}]"]
+            group = table
+        value = value_of(defaults, key)
+        shown = "" if value is None else json.dumps(list(value) if isinstance(value, tuple) else value)
+        lines += [f"# {field.description}", f"{name} = {shown}" if shown else f"# {name} ="]
+    return "\n".join(lines) + "\n"
 
 
 def keys() -> list[str]:
     """Every dotted key of the tree, in order."""
     return [key for key, _ in _leaves(Config, "")]
+
+
+def value_of(config: Config, key: str) -> Any:
+    """The value at a dotted key."""
+    return functools.reduce(getattr, key.split("."), config)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -267,11 +287,9 @@ def _leaves(model: type[Settings], prefix: str) -> list[tuple[str, Any]]:
     return found
 
 
-def _known(key: str) -> Any:
-    """The field or node at a dotted key, None where there is none."""
-    if any(leaf == key or leaf.startswith(key + ".") for leaf in keys()):
-        return key
-    return None
+def _known(key: str) -> bool:
+    """Whether a dotted key names a setting or a group of settings."""
+    return any(leaf == key or leaf.startswith(key + ".") for leaf in keys())
 
 
 def _unknown(key: str) -> UsageError:
@@ -286,10 +304,11 @@ def _unknown(key: str) -> UsageError:
 
 def _describe(key: str) -> list[str]:
     lines = []
+    defaults = Config()
     for leaf, field in _leaves(Config, ""):
         if not key or leaf == key or leaf.startswith(key + "."):
             kind = str(field.annotation).replace("typing.", "").replace("<class '", "").replace("'>", "")
-            lines.append(f"{leaf} = {json.dumps(field.get_default())}  ({kind})\n    {field.description}")
+            lines.append(f"{leaf} = {json.dumps(value_of(defaults, leaf))}  ({kind})\n    {field.description}")
     return lines
 
 

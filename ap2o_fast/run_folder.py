@@ -36,7 +36,8 @@ class RunFolder:
         saved = path / "config.json"
         if saved.exists():
             old = settings.load(saved)
-            changed = [key for key in settings.keys() if key != "run_dir" and _value(old, key) != _value(config, key)]
+            changed = [key for key in settings.keys() if settings.value_of(old, key) != settings.value_of(config, key)]
+            changed = [key for key in changed if key != "run_dir"]
             if changed:
                 raise UsageError(
                     f"{path} holds a run with other settings: {', '.join(changed)}",
@@ -63,6 +64,10 @@ class RunFolder:
                 do="name the folder that `ap2o run` printed, or start a run with `ap2o run my.toml`",
             )
         return cls(path=path, config=settings.load(saved, [f"run_dir={json.dumps(str(path))}"]))
+
+    def book(self, name: str) -> Path:
+        """Where the book of a stage lies: ``book`` for the exam, else the stage's name."""
+        return self.path / ("book" if name == "exam" else name)
 
     @property
     def best(self) -> Path:
@@ -111,10 +116,3 @@ class RunFolder:
             for name, count in counts.items():
                 line[name] = line.get(name, 0) + count
             self.write_json("timing.json", timing)
-
-
-def _value(config: Config, key: str) -> Any:
-    node: Any = config
-    for part in key.split("."):
-        node = getattr(node, part)
-    return node

@@ -11,7 +11,6 @@ import numpy as np
 
 from ap2o_fast.book import ErrorBook, Row
 from ap2o_fast.config import PromptSettings
-from ap2o_fast.errors import DataError
 from ap2o_fast.judge import Job, Judge
 from ap2o_fast.problems import Problem
 from ap2o_fast.reporting.terminal import progress
@@ -111,35 +110,3 @@ def answer_seeds(seed: int, stage: str, round: int, task_id: str, n: int) -> tup
     place = [seed, zlib.crc32(stage.encode()), round, zlib.crc32(task_id.encode())]
     state = np.random.SeedSequence(place).generate_state(n, dtype=np.uint64)
     return tuple(int(value) >> 1 for value in state)
-
-
-def too_long(problems: Sequence[Problem], prompt: PromptSettings, tokenizer: Any) -> dict[str, str]:
-    """Task ids whose prompt exceeds `prompt.max_tokens`, with the reason."""
-    lengths = {problem.task_id: len(prompt_ids(problem, prompt, tokenizer)) for problem in problems}
-    return {
-        task_id: f"its prompt has {length} tokens, prompt.max_tokens is {prompt.max_tokens}"
-        for task_id, length in lengths.items()
-        if length > prompt.max_tokens
-    }
-
-
-def check_apart(sets: dict[str, list[Problem]]) -> None:
-    """Refuse problems that stand in two of the sets: a tested problem must not be trained on.
-
-    Errors: `DataError` naming some of them.
-    """
-    seen: dict[str, tuple[str, str]] = {}
-    shared = []
-    for name, problems in sets.items():
-        for problem in problems:
-            for key in (problem.task_id, problem.prompt):
-                other = seen.setdefault(key, (name, problem.task_id))
-                if other[0] != name:
-                    shared.append(f"{problem.task_id} ({other[0]} and {name})")
-                    break
-    if shared:
-        raise DataError(
-            f"{len(shared)} problems are in two sets: {', '.join(shared[:5])}",
-            why="training on what is tested makes the result meaningless",
-            do="choose other problems.*.ids or splits",
-        )

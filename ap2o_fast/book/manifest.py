@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ap2o_fast.book.fs import Files, disk_error
@@ -46,8 +46,8 @@ class Manifest:
             "arrays": {"rows": _described(ROWS), "annotations": _described(VALUES)},
             "next_number": self.next_number,
             "labels": dict(self.labels),
-            "rows": [asdict(entry) for entry in self.rows],
-            "annotations": [asdict(entry) for entry in self.annotations],
+            "rows": [vars(entry) for entry in self.rows],
+            "annotations": [vars(entry) for entry in self.annotations],
             "superseded": list(self.superseded),
         }
         body = json.dumps(content, separators=(",", ":"))[:-1].encode("ascii")
@@ -89,7 +89,7 @@ def _described(table: tuple[Array, ...]) -> list[list[str | int]]:
 
 
 def _tail(body: bytes) -> bytes:
-    return b',"checksum":"' + hashlib.blake2b(body, digest_size=16).hexdigest().encode("ascii") + b'"}'
+    return b',"checksum":"' + hashlib.sha256(body).hexdigest().encode("ascii") + b'"}'
 
 
 def read_manifest(folder: Path) -> Manifest:

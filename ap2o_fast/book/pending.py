@@ -51,8 +51,8 @@ class Pending:
         values = []
         for row, problem in zip(rows, problems, strict=True):
             ids, logprobs, verdict = row.token_ids, row.logprobs, row.verdict
-            check_vector(ids, np.int32, f"token_ids of {_name(row)}")
-            check_vector(logprobs, np.float32, f"logprobs of {_name(row)}")
+            check_vector(ids, np.int32, "token_ids of an answer")
+            check_vector(logprobs, np.float32, "logprobs of an answer")
             if len(ids) != len(logprobs):
                 raise DataError(
                     f"{_name(row)} has {len(ids)} token_ids and {len(logprobs)} logprobs",

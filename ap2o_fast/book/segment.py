@@ -37,7 +37,7 @@ class Entry:
         level: how many times its contents have been merged into a larger file.
         counts: the length of every axis of its table.
         size: in bytes.
-        checksum: hexadecimal blake2b (128 bits) of all its bytes.
+        checksum: hexadecimal SHA-256 of all its bytes.
         name, key: of an annotation; empty for rows.
     """
 
@@ -111,7 +111,7 @@ def seal(
     Returns:
         (size in bytes, checksum).
     """
-    hasher = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.sha256()
     descriptor = files.create(path)
     size = 0
     try:
@@ -175,7 +175,7 @@ def merged_parts(segments: Sequence[Segment], array: Array) -> Iterator[bytes]:
 
 def file_fault(folder: Path, entry: Entry) -> str:
     """Read a sealed file whole and return what is wrong with it, "" where nothing is."""
-    hasher, size = hashlib.blake2b(digest_size=16), 0
+    hasher, size = hashlib.sha256(), 0
     try:
         with open(folder / entry.file, "rb") as file:
             while block := file.read(CHUNK):

@@ -94,8 +94,7 @@ def _pairs(
         replayed = rng.permutation(draw_replay(pool, quiz_errors, len(picked), rng))
     pairs = []
     for turn, position in enumerate(picked):
-        sources = [(WINDOW, position)] + [(REPLAY, replayed[turn])] * (turn < len(replayed))
-        for source, failure in sources:
+        for source, failure in [(WINDOW, position), *((REPLAY, again) for again in replayed[turn : turn + 1])]:
             chosen = int(rng.choice(pool.passed))
             pairs.append((chosen, int(pool.failed[failure]), pool.problem, int(pool.errors[failure]), source))
     return pairs

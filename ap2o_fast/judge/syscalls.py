@@ -36,14 +36,16 @@ _ALLOWED = """
 # The examiner also takes descriptors from the supervisor.
 _EXAMINER = "recvmsg:47:212 sendmsg:46:211"
 
-# Allowed only for oneself (argument 0 is no other process), or without naming a process that is to get signals.
-_PRLIMIT, _FCNTL = ("prlimit64", 302, 261), ("fcntl", 72, 25)
-_F_SETOWN, _F_SETOWN_EX = 8, 15
+# Calls that depend on one argument: (numbers, which argument, its values, what follows for these, and for others).
+_ALLOW, _DENY = 0x7FFF0000, 0x00050001  # the latter is EPERM
+_CONDITIONAL = (
+    (("prlimit64", 302, 261), 0, (0,), _ALLOW, _DENY),  # limits of oneself only
+    (("fcntl", 72, 25), 1, (8, 15), _DENY, _ALLOW),  # not F_SETOWN, F_SETOWN_EX: they name who gets a signal
+    (("ioctl", 16, 29), 1, (0x5421,), _ALLOW, _DENY),  # FIONBIO, for time-outs of sockets
+)
 
 _MACHINES = {"x86_64": (0xC000003E, 1), "aarch64": (0xC00000B7, 2)}
 _LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-_EPERM = 1
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 
@@ -64,21 +66,17 @@ def program(*, examiner: bool = False) -> bytes:
     architecture, column = _MACHINES[platform.machine()]
     calls = [entry.split(":") for entry in (_ALLOWED + (_EXAMINER if examiner else "")).split()]
     numbers = sorted({int(call[column]) for call in calls if len(call) > column})
-    code = [(_LOAD, 0, 0, 4), (_JUMP_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _ERRNO | _EPERM), (_LOAD, 0, 0, 0)]
+    code = [(_LOAD, 0, 0, 4), (_JUMP_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _DENY), (_LOAD, 0, 0, 0)]
     for number in numbers:
         code += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
-    code += [
-        (_JUMP_EQUAL, 0, 3, int(_PRLIMIT[column])),
-        (_LOAD, 0, 0, 16),
-        (_JUMP_EQUAL, 0, 5, 0),
-        (_RETURN, 0, 0, _ALLOW),
-        (_JUMP_EQUAL, 0, 3, int(_FCNTL[column])),
-        (_LOAD, 0, 0, 24),
-        (_JUMP_EQUAL, 1, 0, _F_SETOWN),
-        (_JUMP_EQUAL, 0, 1, _F_SETOWN_EX),
-        (_RETURN, 0, 0, _ERRNO | _EPERM),
-        (_RETURN, 0, 0, _ALLOW),
-    ]
+    for call, argument, matching, then, otherwise in _CONDITIONAL:
+        # The low half of the 64-bit argument: all of these are ints in the kernel.
+        body = [(_LOAD, 0, 0, 16 + 8 * argument)]
+        for value in matching:
+            body += [(_JUMP_EQUAL, 0, 1, value), (_RETURN, 0, 0, then)]
+        body.append((_RETURN, 0, 0, otherwise))
+        code += [(_JUMP_EQUAL, 0, len(body), int(call[column])), *body]
+    code.append((_RETURN, 0, 0, _DENY))
     return b"".join(struct.pack("=HBBI", *step) for step in code)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from ap2o_fast.problems.audit import audit
 from ap2o_fast.problems.load import load
 from ap2o_fast.problems.problem import Problem
 
-__all__ = ["Problem", "load"]
+__all__ = ["Problem", "audit", "load"]

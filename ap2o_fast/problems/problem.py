@@ -22,7 +22,7 @@ class Problem:
         atol: absolute tolerance for floats in `expected`.
         setup: source that the tests need (imports, helpers); runs before the tests, never inside the answer.
         preamble: source that every answer may rely on because the prompt shows it (imports, helper functions);
-            runs before the answer, in the answer's own namespace.
+            runs before the answer, in the answer's own namespace, and before `setup` for the tests.
         solution: a reference answer, complete source, where the data set has one.
         language: which analyser judges the answers.
         split: ``train``, ``quiz``, ``test``, or empty where the source does not say.

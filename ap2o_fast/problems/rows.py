@@ -45,9 +45,7 @@ def from_file(source: str) -> Rows:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if source.endswith(".gz") else raw).decode("utf-8")
     except FileNotFoundError:
-        raise DataError(
-            f"there is no file {source}", do=f"check the path; it is looked up from {Path.cwd()}"
-        ) from None
+        raise DataError(f"there is no file {source}", do=f"check the path; it is looked up from {Path.cwd()}") from None
     except OSError as error:  # gzip's BadGzipFile is one
         raise DataError(f"{source} cannot be read", why=error.strerror or str(error)) from error
     except (EOFError, zlib.error) as error:
@@ -103,7 +101,8 @@ def _lines(text: str, source: str) -> Rows:
     # Not splitlines(): JSON strings may hold U+2028 and the like, which it would take for line ends.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            rows.append((f"{source}, line {number}", _object(_parse(line, source, number - 1), f"line {number}", source)))
+            where = f"{source}, line {number}"
+            rows.append((where, _object(_parse(line, source, number - 1), where)))
     return rows
 
 
@@ -116,7 +115,9 @@ def _list(text: str, source: str) -> Rows:
             f"{source} holds one JSON {_kind(items)}, not a list of rows",
             do="write a list of objects, or a .jsonl file with one object a line",
         )
-    return [(f"{source}, row {i}", _object(item, f"row {i}", source)) for i, item in enumerate(items)]
+    return [
+        (where, _object(item, where)) for where, item in ((f"{source}, row {i}", item) for i, item in enumerate(items))
+    ]
 
 
 def _parse(text: str, source: str, lines_before: int) -> Any:
@@ -132,11 +133,11 @@ def _parse(text: str, source: str, lines_before: int) -> Any:
         raise DataError(f"{source}, line {lines_before + 1}: JSON that cannot be read", why=str(error)) from error
 
 
-def _object(item: Any, where: str, source: str) -> dict[str, Any]:
+def _object(item: Any, where: str) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise DataError(
-            f"{source}, {where}: a JSON {_kind(item)} instead of an object",
-            do="every row is an object of keys, {\"task_id\": …, \"prompt\": …}",
+            f"{where}: a JSON {_kind(item)} instead of an object",
+            do='every row is an object of keys, {"task_id": …, "prompt": …}',
         )
     return item
 

@@ -22,12 +22,16 @@ BEFORE, AFTER, BEST = "#8b95a5", "#3d7fd6", "#d98324"
 OTHER = "other types"
 SHOWN_TYPES = 9
 LONGEST_CURVE = 1000
+LEAST_SMOOTHED = 60  # points of a curve that gets a rolling mean
+SMOOTH_ALREADY = ("learning_rate",)
 
 # One colour a type in every figure of every run; neighbours in the usual order of frequency differ in hue.
+# fmt: off
 _PALETTE = (
-    "#4e8fd0 #d98324 #3f9d6b #c8566b #8c74c9 #b3922f #3aa0a8 #cf79a8 #7d8f3c #8a6d5a "
-    "#5f7fb8 #c66a3c #5fae8e #a8505a #a48fd6 #c4a94f #2f858f #b85c93 #97a653 #8b95a5"
-).split()
+    "#4e8fd0", "#d98324", "#3f9d6b", "#c8566b", "#8c74c9", "#b3922f", "#3aa0a8", "#cf79a8", "#7d8f3c", "#8a6d5a",
+    "#5f7fb8", "#c66a3c", "#5fae8e", "#a8505a", "#a48fd6", "#c4a94f", "#2f858f", "#b85c93", "#97a653", "#8b95a5",
+)
+# fmt: on
 COLOURS = {error.name: _PALETTE[(error - 1) % len(_PALETTE)] for error in ErrorType if error.is_failure}
 
 
@@ -55,12 +59,13 @@ def error_profile(before: Evaluation | None, after: Evaluation | None) -> Figure
         return None
     names = [name for name, _, _ in rows]
     plot = _blank(height=90 + 34 * len(rows))
-    for label, colour, test, column in (("after", AFTER, after, 2), ("before", BEFORE, before, 1)):
+    for label, colour, test, column in (("before", BEFORE, before, 1), ("after", AFTER, after, 2)):
         if test:
             counts = [row[column] for row in rows]
             plot.add_bar(y=names, x=counts, name=label, orientation="h", marker_color=colour, text=counts)
-    plot.update_traces(textposition="outside", cliponaxis=False, hovertemplate="%{y}: %{x}<extra>%{fullData.name}</extra>")
-    plot.update_layout(barmode="group", bargap=0.28, legend_traceorder="reversed", margin_r=44)
+    hover = "%{y}: %{x}<extra>%{fullData.name}</extra>"
+    plot.update_traces(textposition="outside", cliponaxis=False, hovertemplate=hover)
+    plot.update_layout(barmode="group", bargap=0.28, margin_r=44)
     plot.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
     plot.update_xaxes(title_text="failed answers", rangemode="tozero")
     parts = [f"{name} {old} to {new}" if before and after else f"{name} {old or new}" for name, old, new in rows]
@@ -103,6 +108,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Figure]:
         ("logps/chosen, logps/rejected", ("logps/chosen", "logps/rejected"), "", None),
         ("grad_norm", ("grad_norm",), "", None),
         ("learning_rate", ("learning_rate",), ".1e", None),
+        ("packing_efficiency", ("packing_efficiency",), ".0%", None),
     )
     found = (_curve(metrics, *curve) for curve in curves)
     return [figure for figure in found if figure]
@@ -119,7 +125,7 @@ def composition(plan: Sequence[Mapping[str, Any]]) -> Figure | None:
                 totals[name] = totals.get(name, 0) + count
     order = sorted(totals, key=lambda name: (-totals[name], name))
     shown, rest = order[:SHOWN_TYPES], order[SHOWN_TYPES:]
-    groups = [(name, COLOURS.get(name, BEFORE), (name,)) for name in shown]
+    groups: list[tuple[str, str, tuple[str, ...]]] = [(name, COLOURS.get(name, BEFORE), (name,)) for name in shown]
     if rest:
         groups.append((OTHER, BEFORE, tuple(rest)))
     plot = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
@@ -148,7 +154,7 @@ def stage_times(timing: Mapping[str, Mapping[str, float]]) -> Figure | None:
     if not rows:
         return None
     labels = [f"{duration(seconds)}{_rates(seconds, row)}" for _, seconds, row in rows]
-    plot = _blank(height=90 + 32 * len(rows))
+    plot = _blank(height=70 + 32 * len(rows))
     plot.add_bar(
         y=[name for name, _, _ in rows],
         x=[seconds for _, seconds, _ in rows],
@@ -160,6 +166,7 @@ def stage_times(timing: Mapping[str, Mapping[str, float]]) -> Figure | None:
     )
     plot.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
     plot.update_xaxes(title_text="seconds", rangemode="tozero")
+    plot.update_layout(margin_t=8)
     summary = "; ".join(f"{name} {label}" for (name, _, _), label in zip(rows, labels, strict=True)) + "."
     return Figure(name="time", title="Time by stage", summary=summary, plot=plot)
 
@@ -184,24 +191,30 @@ def _curve(
         if not rows:
             continue
         steps, values, width = _binned(rows)
+        smooth = len(steps) >= LEAST_SMOOTHED and key not in SMOOTH_ALREADY
         plot.add_scatter(
-            x=steps, y=values, mode="lines" if len(rows) > 1 else "markers", name=key, line={"color": colour, "width": 1}
+            x=steps,
+            y=values,
+            mode="lines" if len(rows) > 1 else "markers",
+            name=key,
+            line={"color": colour, "width": 1 if smooth else 2},
+            opacity=0.45 if smooth else 1.0,
+            showlegend=not smooth,
         )
+        if smooth:
+            mean = _rolling(values, len(values) // 20)
+            plot.add_scatter(x=steps, y=mean, mode="lines", name=key, line_color=colour, hovertemplate="%{y} (mean)")
         said.append(f"{key} from {values[0]:.4g} to {values[-1]:.4g} over {len(rows):,} steps")
         if width > 1:
             said.append(f"each point is the mean of {width} steps")
-        plot.data[-1].opacity = 0.45 if len(steps) >= 60 else 1.0
-        if len(steps) >= 60:
-            smooth = _rolling(values, _odd(len(values) // 20))
-            plot.add_scatter(x=steps, y=smooth, mode="lines", name=f"{key}, rolling mean", line_color=colour)
     if not said:
         return None
     if line is not None:
         plot.add_hline(y=line, line_width=1, line_dash="dot", line_color=BEFORE)
-    plot.update_layout(showlegend=len(keys) > 1, margin_t=8)
-    for trace in plot.data:
-        trace.showlegend = not (trace.name or "").endswith("rolling mean")
+    plot.update_layout(showlegend=len(keys) > 1, margin_t=30 if len(keys) > 1 else 8)
     plot.update_yaxes(tickformat=tickformat, nticks=6)
+    if tickformat.endswith("%"):
+        plot.update_yaxes(range=[0, 1.02])
     plot.update_xaxes(title_text="step")
     name = "curve-" + "-".join(keys).replace("/", "-")
     return Figure(name=name, title=title, summary="; ".join(said) + ".", plot=plot)
@@ -215,14 +228,10 @@ def _binned(rows: Sequence[tuple[float, float]]) -> tuple[list[float], list[floa
 
 
 def _rolling(values: Sequence[float], width: int) -> list[float]:
-    """Centred mean over `width` (odd) points, over fewer at the ends."""
+    """Centred mean over about `width` points, over fewer at the ends."""
     half = width // 2
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
-
-
-def _odd(number: int) -> int:
-    return number | 1
 
 
 def _rates(seconds: float, row: Mapping[str, float]) -> str:

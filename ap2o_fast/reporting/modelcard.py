@@ -53,7 +53,9 @@ def card(run: Run) -> str:
         "that decide what to practise again.",
         "",
     ]
-    body += _results(run) + _training(run) + _use() + ["## Limits", ""] + [f"- {_inline(line)}" for line in caveats(run)]
+    body += (
+        _results(run) + _training(run) + _use() + ["## Limits", ""] + [f"- {_inline(line)}" for line in caveats(run)]
+    )
     body += [
         "- Tested on short Python functions with unit tests; a passed test is no proof of correct or safe code.",
         "- Licence and intended use are those of the base model and of the data.",
@@ -71,7 +73,7 @@ def _results(run: Run) -> list[str]:
     assert test is not None
     lines += [
         f"{test.problems:,} test problems, {test.answers:,} judged answers, temperature "
-        f"{run.setting('evaluate.temperature', '?')}; unbiased pass@k, 95 % confidence intervals by bootstrap over "
+        f"{run.setting('evaluate.temperature', '?')}; unbiased pass@k, 95% confidence intervals by bootstrap over "
         "problems (paired for the change, in percentage points).",
         "",
         "| | before | after | change |",

@@ -27,7 +27,7 @@ from ap2o_fast.judge.verdict import ErrorType
 from ap2o_fast.reporting import figures
 from ap2o_fast.reporting.examples import Example, find_examples
 from ap2o_fast.reporting.run import Run, best_quiz, error_rows, read_run
-from ap2o_fast.reporting.text import change, clean, duration, percent, points, rate, shorten
+from ap2o_fast.reporting.text import change, clean, duration, percent, points, rate, signed
 
 TEMPLATES = Path(__file__).parent / "templates"
 EXAMPLES_PER_TYPE = 4
@@ -82,7 +82,9 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
         finalize=lambda value: clean(value) if type(value) is str else value,
     )
-    environment.filters.update(percent=percent, points=points, change=change, duration=duration, rate=rate)
+    environment.filters.update(
+        percent=percent, points=points, change=change, signed=signed, duration=duration, rate=rate
+    )
     scripts = [get_plotlyjs(), (TEMPLATES / "report.js").read_text(encoding="utf-8")]
     seed = int(run.setting("seed", 0))
     examples = find_examples(run.book, per_type=EXAMPLES_PER_TYPE, seed=seed) if run.book is not None else []
@@ -155,7 +157,7 @@ def problem_rows(before: Evaluation | None, after: Evaluation | None) -> list[di
 
 def setting_rows(config: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     """(dotted key, value, changed from the default) of every saved setting."""
-    defaults = dict(_flat(json.loads(Config().model_dump_json())))
+    defaults = dict(_flat(json.loads(Config.model_validate({}).model_dump_json())))
     return [(key, json.dumps(value), key not in defaults or defaults[key] != value) for key, value in _flat(config)]
 
 
@@ -173,13 +175,13 @@ def caveats(run: Run) -> list[str]:
     said += [f"Part of the run could not be read: {trouble}." for trouble in run.troubles]
     test = run.after or run.before
     if test and test.problems < FEW_PROBLEMS:
-        said.append(f"The test has only {test.problems} problems; the intervals are wide and must be quoted with it.")
+        said.append(f"The test has only {test.problems} problems; quote the intervals with the numbers.")
     for name, evaluation in (("before", run.before), ("after", run.after)):
         if evaluation and evaluation.left_out:
             kinds = ", ".join(f"{count} {kind}" for kind, count in evaluation.left_out.items())
             said.append(
-                f"{sum(evaluation.left_out.values())} answers of the test {name} training had no verdict ({kinds}); "
-                "they are left out of every number, neither passed nor failed."
+                f"Answers without a verdict in the test {name} training: {kinds}. They are left out of every number, "
+                "neither passed nor failed."
             )
         for k, value in evaluation.pass_at_k.items() if evaluation else ():
             if value["problems"] != evaluation.problems:  # type: ignore[union-attr]
@@ -189,7 +191,10 @@ def caveats(run: Run) -> list[str]:
             "The intervals hold for other problems of this kind; another seed of training is not in them. One run of "
             "one seed does not rank methods."
         )
-    if best_quiz(run.quiz):
+    best = best_quiz(run.quiz)
+    if best and best.get("epoch") == 0 and run.before and run.after:
+        said.append("No epoch beat the initial model on the quiz, so before and after are the same weights.")
+    elif best:
         said.append("The kept checkpoint was chosen by the quiz, whose pass@1 is therefore too good by a little.")
     if run.book is not None and len(run.book):
         finish = float(np.mean(run.book.column("length") >= int(run.setting("sampling.max_new_tokens", 1 << 30))))

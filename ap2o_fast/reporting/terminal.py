@@ -14,13 +14,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
 from rich.table import Table
 from rich.text import Text
 
 from ap2o_fast.evaluation import Evaluation, compare
 from ap2o_fast.reporting.run import error_rows
-from ap2o_fast.reporting.text import change, clean, duration, estimate, rate
+from ap2o_fast.reporting.text import change, clean, duration, estimate, rate, signed
 
 
 class Stage:
@@ -188,7 +188,7 @@ def _fields(fields: Mapping[str, Any]) -> list[str]:
 
 def _pass_table(before: Evaluation | None, after: Evaluation | None, seed: int) -> Table:
     problems = (after or before).problems if (after or before) else 0  # type: ignore[union-attr]
-    table = Table(title=f"pass@k on {problems:,} test problems, 95 % confidence intervals", title_justify="left")
+    table = Table(title=f"pass@k on {problems:,} test problems, 95% confidence intervals", title_justify="left")
     table.add_column("")
     for name in ("before", "after", "change, points"):
         table.add_column(name, justify="right")
@@ -205,7 +205,7 @@ def _error_table(before: Evaluation | None, after: Evaluation | None) -> Table:
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right")
     for name, old, new in error_rows(before, after):
-        delta = f"{new - old:+,}".replace("-", "−") if before and after else "–"
+        delta = signed(new - old) if before and after else "–"
         table.add_row(escape(name), f"{old:,}" if before else "–", f"{new:,}" if after else "–", delta)
     for label, count in (("failed in all", "errors"), ("not judged, left out", "left_out")):
         totals = [sum(getattr(test, count).values()) if test else None for test in (before, after)]

@@ -37,12 +37,17 @@ def first_line(text: str, limit: int = 200) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as per cent, an en dash where there is none."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+    return "–" if value is None else f"{value:.{digits}%}"
 
 
 def points(value: float | None, digits: int = 1) -> str:
     """A difference of shares in percentage points, with its sign."""
     return "–" if value is None else f"{100 * value:+.{digits}f}".replace("-", "−")
+
+
+def signed(count: int) -> str:
+    """A difference of counts with its sign."""
+    return f"{count:+,}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:
@@ -64,7 +69,7 @@ def rate(value: float) -> str:
 
 
 def estimate(value: Mapping[str, Any] | None) -> str:
-    """``31.4 % (27.0–36.2)`` of an estimate with value, low and high; an en dash where there is none."""
+    """``31.4% (27.0–36.2)`` of an estimate with value, low and high; an en dash where there is none."""
     if not value or value.get("value") is None:
         return "–"
     return f"{percent(value['value'])} ({100 * value['low']:.1f}–{100 * value['high']:.1f})"

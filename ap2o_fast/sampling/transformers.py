@@ -57,7 +57,11 @@ class TransformersSampler:
     ) -> Iterator[list[Answer]]:
         """Yield batches of finished answers, longest prompts first; see `Sampler.sample`."""
         for batch in _batches(requests, self.batch_answers):
-            if all((request.task_id, request.first_sample + i) in done for request in batch for i in range(len(request.seeds))):
+            if all(
+                (request.task_id, request.first_sample + i) in done
+                for request in batch
+                for i in range(len(request.seeds))
+            ):
                 continue
             yield self._decode(batch, temperature, top_p, max_new_tokens, tuple(stop))
 
@@ -138,9 +142,7 @@ class TransformersSampler:
         return finishes
 
     def _close(self, answer: _Open, finish: str, stop: tuple[str, ...]) -> Answer:
-        text = self.tokenizer.decode(
-            answer.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        text = self.tokenizer.decode(answer.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Answer(
             task_id=answer.request.task_id,
             sample=answer.request.first_sample + answer.which,

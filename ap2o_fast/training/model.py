@@ -21,7 +21,7 @@ from ap2o_fast.config import ModelSettings
 from ap2o_fast.errors import MachineError, UsageError
 from ap2o_fast.training.attention import NAME
 from ap2o_fast.training.forward import packed_hidden
-from ap2o_fast.training.packing import Sequence, pack_sequences
+from ap2o_fast.training.packing import SharedPrompt, pack_sequences
 
 
 def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -170,7 +170,7 @@ def _unsupported(name: str, why: str) -> UsageError:
 def _check_exact(model: PreTrainedModel, name: str) -> None:
     """Compare the packed forward of a prompt with two answers to the model's own logits on the two separate texts."""
     prompt, answers = [1, 2, 3], [[4, 5], [6]]
-    batch = pack_sequences([Sequence(prompt=prompt, answers=answers)]).to(model.device)
+    batch = pack_sequences([SharedPrompt(prompt=prompt, answers=answers)]).to(model.device)
     head = model.get_output_embeddings()
     with torch.no_grad():
         try:
@@ -181,10 +181,12 @@ def _check_exact(model: PreTrainedModel, name: str) -> None:
             model(input_ids=torch.tensor([prompt + answer], device=model.device), use_cache=False).logits[0]
             for answer in answers
         ]
-    theirs = torch.cat([
-        logits[len(prompt) - 1 : len(prompt) + len(answer) - 1]
-        for logits, answer in zip(separate, answers, strict=True)
-    ])
+    theirs = torch.cat(
+        [
+            logits[len(prompt) - 1 : len(prompt) + len(answer) - 1]
+            for logits, answer in zip(separate, answers, strict=True)
+        ]
+    )
     scale = theirs.float().abs().max().clamp(min=1.0)
     error = float((ours.float() - theirs.float()).abs().max() / scale)
     tolerance = 0.05 if model.dtype == torch.bfloat16 else 1e-3

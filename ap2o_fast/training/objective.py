@@ -50,9 +50,7 @@ def dpo_step_loss(
     return output, pair_metrics(output, batch, beta=settings.beta, normalizer=normalizer)
 
 
-def pair_metrics(
-    output: DpoOutput, batch: PackedBatch, *, beta: float, normalizer: float
-) -> dict[str, torch.Tensor]:
+def pair_metrics(output: DpoOutput, batch: PackedBatch, *, beta: float, normalizer: float) -> dict[str, torch.Tensor]:
     """Sums over the batch's pairs, divided by `normalizer`, under TRL's names; each a 0-d tensor without gradient."""
     logps = output.logps
     rewards = beta * (logps - batch.ref_logps)

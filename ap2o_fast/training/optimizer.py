@@ -46,8 +46,12 @@ class Optimizer:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        warmup = math.ceil(total_steps * settings.warmup)
-        self.schedule = get_linear_schedule_with_warmup(self.adamw, warmup, total_steps)
+        self._warmup, self._total = math.ceil(total_steps * settings.warmup), total_steps
+        self.set_step(0)
+
+    def set_step(self, step: int) -> None:
+        """Move the schedule to where `step` updates have been done."""
+        self.schedule = get_linear_schedule_with_warmup(self.adamw, self._warmup, self._total, last_epoch=step - 1)
 
     @property
     def learning_rate(self) -> float:

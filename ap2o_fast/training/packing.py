@@ -6,7 +6,7 @@ out, largest item into the emptiest bin. Shapes as in `PackedBatch`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,7 +30,7 @@ class Book(Protocol):
 
 
 @dataclass(kw_only=True)
-class Sequence:
+class SharedPrompt:
     """A prompt with its answers, and the pairs among them as (chosen, rejected) numbers of its answers."""
 
     prompt: Tokens
@@ -44,9 +44,7 @@ class Sequence:
         return len(self.prompt) + sum(len(answer) for answer in self.answers)
 
 
-def pack(
-    book: Book, plan: PairPlan, ref_logps: npt.NDArray[np.floating], token_budget: int
-) -> list[PackedBatch]:
+def pack(book: Book, plan: PairPlan, ref_logps: npt.NDArray[np.floating], token_budget: int) -> list[PackedBatch]:
     """Pack the pairs of one optimiser step.
 
     Args:
@@ -63,7 +61,7 @@ def pack(
             f"{len(missing)} of {len(used)} answers have no finite reference log-probability, row {missing[0]} first",
             do="score them with the initial model before training",
         )
-    items: list[Sequence] = []
+    items: list[SharedPrompt] = []
     for problem in np.unique(plan.problem).tolist():
         mine = plan.problem == problem
         pairs = list(zip(plan.chosen[mine].tolist(), plan.rejected[mine].tolist(), strict=True))
@@ -81,7 +79,7 @@ def pack_rows(
     """
     rows = np.unique(np.asarray(rows, dtype=np.int64))
     problems = np.asarray(book.column("problem"))[rows]
-    items: list[Sequence] = []
+    items: list[SharedPrompt] = []
     for problem in np.unique(problems).tolist():
         items += _split_by_answers(book, problem, rows[problems == problem].tolist(), token_budget)
     packed = []
@@ -91,9 +89,7 @@ def pack_rows(
     return packed
 
 
-def pack_sequences(
-    items: Items[Sequence], ref_logps: npt.NDArray[np.floating] | None = None
-) -> PackedBatch:
+def pack_sequences(items: Sequence[SharedPrompt], ref_logps: npt.NDArray[np.floating] | None = None) -> PackedBatch:
     """Lay prompts and answers end to end in the given order. `ref_logps` is by row id; absent it is zero."""
     ids: list[Tokens] = []
     positions, kv_index, rows, targets = [], [], [], []
@@ -141,7 +137,7 @@ def pack_sequences(
     )
 
 
-def packing_efficiency(book: Book, plan: PairPlan, batches: Items[PackedBatch]) -> float:
+def packing_efficiency(book: Book, plan: PairPlan, batches: Sequence[PackedBatch]) -> float:
     """Tokens that the plan needs once each, over forward passes x tokens of the largest of them.
 
     1.0 means no prompt or answer was repeated and all passes are equally large; padding does not occur.
@@ -152,7 +148,7 @@ def packing_efficiency(book: Book, plan: PairPlan, batches: Items[PackedBatch]) 
     return needed / (len(batches) * max(len(batch.input_ids) for batch in batches))
 
 
-def _split_by_pairs(book: Book, problem: int, pairs: list[tuple[int, int]], budget: int) -> list[Sequence]:
+def _split_by_pairs(book: Book, problem: int, pairs: list[tuple[int, int]], budget: int) -> list[SharedPrompt]:
     """One sequence for all pairs of a problem, or several, prompt repeated, where they exceed the budget."""
     prompt = _prompt(book, problem)
     groups: list[_Group] = []
@@ -170,7 +166,7 @@ def _split_by_pairs(book: Book, problem: int, pairs: list[tuple[int, int]], budg
     return [_sequence(book, prompt, list(group.lengths), group.pairs) for group in groups]
 
 
-def _split_by_answers(book: Book, problem: int, rows: list[int], budget: int) -> list[Sequence]:
+def _split_by_answers(book: Book, problem: int, rows: list[int], budget: int) -> list[SharedPrompt]:
     prompt = _prompt(book, problem)
     groups: list[_Group] = []
     for row in rows:
@@ -193,9 +189,9 @@ class _Group:
         return self.prompt + sum((self.lengths | more).values())
 
 
-def _sequence(book: Book, prompt: Tokens, rows: list[int], pairs: list[tuple[int, int]]) -> Sequence:
+def _sequence(book: Book, prompt: Tokens, rows: list[int], pairs: list[tuple[int, int]]) -> SharedPrompt:
     number = {row: i for i, row in enumerate(rows)}
-    return Sequence(
+    return SharedPrompt(
         prompt=prompt,
         answers=[book.tokens(row) for row in rows],
         pairs=[(number[chosen], number[rejected]) for chosen, rejected in pairs],
@@ -218,7 +214,7 @@ def _too_long(what: str, size: int, budget: int) -> DataError:
     )
 
 
-def _bins(items: list[Sequence], budget: int) -> list[list[int]]:
+def _bins(items: list[SharedPrompt], budget: int) -> list[list[int]]:
     """Numbers of the items of each bin, in item order."""
     sizes = [item.size for item in items]
     largest_first = sorted(range(len(items)), key=lambda i: -sizes[i])
@@ -242,7 +238,7 @@ def _bins(items: list[Sequence], budget: int) -> list[list[int]]:
     return [sorted(bin_) for bin_ in chosen]
 
 
-def _joined(parts: Items[Tokens | npt.NDArray[np.int64]]) -> torch.Tensor:
+def _joined(parts: Sequence[Tokens | npt.NDArray[np.int64]]) -> torch.Tensor:
     if not parts:
         return torch.zeros(0, dtype=torch.int64)
     return torch.from_numpy(np.concatenate(parts).astype(np.int64))

@@ -6,7 +6,6 @@ import math
 import resource
 import time
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
@@ -31,9 +30,7 @@ class Trainer:
         total_steps: length of the learning-rate schedule; steps beyond it have a learning rate of 0.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, *, train: TrainSettings, loss: LossSettings, total_steps: int
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, *, train: TrainSettings, loss: LossSettings, total_steps: int) -> None:
         if train.gradient_checkpointing:
             _check_no_dropout(model)
             model.gradient_checkpointing_enable()
@@ -44,9 +41,7 @@ class Trainer:
         self.optimizer = Optimizer(model, train, total_steps)
         self.step = 0
 
-    def train_step(
-        self, pairs: PairPlan, book: Book, ref_logps: npt.NDArray[np.floating]
-    ) -> dict[str, float]:
+    def train_step(self, pairs: PairPlan, book: Book, ref_logps: npt.NDArray[np.floating]) -> dict[str, float]:
         """Update the model on all of `pairs`; the loss is their mean, however many forward passes they take.
 
         Args:

@@ -154,9 +154,7 @@ def _chunk_rows(chunk_rows: int | None, hidden: torch.Tensor) -> int:
     return chunk_rows
 
 
-def _check_head(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor | None
-) -> None:
+def _check_head(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor | None) -> None:
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(f"hidden must be (R, D) and weight (V, D); got {_shape(hidden)} and {_shape(weight)}")
     if hidden.dtype not in _DTYPES or weight.dtype != hidden.dtype:

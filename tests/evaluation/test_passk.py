@@ -5,6 +5,7 @@ from math import comb
 
 import numpy as np
 import pytest
+
 from ap2o_fast.evaluation import mean_interval, pass_at_k, sign_test
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from ap2o_fast.book import ErrorBook, Row
 from ap2o_fast.errors import DataError
 from ap2o_fast.evaluation import compare, evaluate, from_dict, to_dict, write_samples

@@ -1,0 +1,334 @@
+"""The judge as the trainer sees it: problems and answers in, verdicts out."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ap2o_fast.errors import MachineError, SandboxRefused, UsageError
+from ap2o_fast.judge import values
+from ap2o_fast.judge.analysis import ANALYSERS
+from ap2o_fast.judge.decide import Limits, clean, decide
+from ap2o_fast.judge.jail import Features, describe
+from ap2o_fast.judge.lane import Lane, LaneLost
+from ap2o_fast.judge.verdict import ErrorType, Verdict
+
+if TYPE_CHECKING:  # the processes of the judge import this package, and want none of what these import
+    from ap2o_fast.config import JudgeSettings
+    from ap2o_fast.problems.problem import Problem
+
+_ATTEMPTS = 3
+_REFERENCE_FACTOR = 30.0
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One answer to judge.
+
+    Attributes:
+        key: the caller's name for it, handed back untouched.
+        problem: what it answers.
+        code: the answer: complete source.
+    """
+
+    key: Any
+    problem: Problem
+    code: str
+
+
+@dataclass(kw_only=True, eq=False)
+class _Task:
+    """A problem as the supervisors know it, and what its reference solution taught."""
+
+    problem: Problem
+    number: int
+    wire: dict[str, Any]
+    refused: str = ""
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    reference: Verdict | None = None
+    ready: bool = False
+
+
+def detect_level() -> tuple[int, list[str]]:
+    """The isolation level to be had here (0 to 4), and what was found, with fixes, in words."""
+    if sys.platform != "linux":
+        return 0, [f"the sandbox needs Linux, this is {sys.platform}"]
+    try:
+        lane = Lane(memory_mib=1024, run=False)
+    except LaneLost as error:
+        return 0, [str(error)]
+    lane.close()
+    return lane.features.level, list(describe(lane.features))
+
+
+class Judge:
+    """Judges answers in jailed processes. A context manager: the processes live inside the ``with`` block.
+
+    Args:
+        settings: workers, limits and the least isolation.
+
+    Errors: on entry `SandboxRefused` where the machine's isolation is below ``settings.min_level``, `MachineError`
+    where the judge's processes do not start or fail their self-test.
+    """
+
+    def __init__(self, settings: JudgeSettings) -> None:
+        self.settings = settings
+        self._workers = settings.workers or len(os.sched_getaffinity(0))
+        self._level = 0
+        self._lanes: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
+        self._open: set[Lane] = set()
+        self._guard = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._tasks: collections.OrderedDict[int, _Task] = collections.OrderedDict()
+        self._numbers = 0
+
+    @property
+    def level(self) -> int:
+        """Isolation level in force, 0 to 4 (docs/sandbox.md)."""
+        return self._level
+
+    def __enter__(self) -> Judge:
+        if self._pool is not None:
+            raise UsageError("this judge is open already")
+        level, findings = (0, ["not Linux"]) if sys.platform != "linux" else (0, [])
+        try:
+            first = self._start_lane() if sys.platform == "linux" else None
+            if first is not None:
+                level, findings = first.features.level, list(describe(first.features))
+            require_level(level, findings, self.settings.min_level)
+            self._level = level
+            self._lanes.put(first)
+            for _ in range(self._workers - 1):
+                self._lanes.put(None)  # started when first needed
+            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="judge")
+            self._self_test()
+        except LaneLost as error:
+            self.close()
+            raise MachineError("the judge does not start", why=str(error), do="`ap2o doctor` shows why") from None
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process of the judge. May be called twice."""
+        pool, self._pool = self._pool, None
+        with self._guard:
+            lanes, self._open = self._open, set()
+        for lane in lanes:
+            lane.close()
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+        with self._guard:  # one that was being started meanwhile
+            late, self._open = self._open, set()
+        for lane in late:
+            lane.close()
+
+    def judge(self, problem: Problem, code: str) -> Verdict:
+        """Judge one answer."""
+        return self._submit(problem, code).result()
+
+    def judge_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Verdict]]:
+        """Judge many, `workers` at a time; yields in the order of `jobs`, which are taken only as workers fall free."""
+        pending: collections.deque[tuple[Job, Future[Verdict]]] = collections.deque()
+        source = iter(jobs)
+        running: set[Future[Verdict]] = set()
+        more = True
+        try:
+            while more or pending:
+                running = {future for future in running if not future.done()}
+                while more and len(running) < self._workers:
+                    job = next(source, None)
+                    if job is None:
+                        more = False
+                        break
+                    future = self._submit(job.problem, job.code)
+                    running.add(future)
+                    pending.append((job, future))
+                if pending and pending[0][1].done():
+                    job, future = pending.popleft()
+                    yield job, future.result()
+                elif running:
+                    wait(running, return_when=FIRST_COMPLETED)
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+    def check_reference(self, problem: Problem) -> str | None:
+        """None if the problem's solution passes its own tests (or there is none), else the reason."""
+        if problem.solution is None:
+            return None
+        verdict = self._pool_open().submit(self._reference_of, problem).result()
+        return None if verdict.passed else f"{verdict.error.name}: {verdict.message}"
+
+    def _submit(self, problem: Problem, code: str) -> Future[Verdict]:
+        if problem.language not in ANALYSERS:
+            raise UsageError(
+                f"problem {problem.task_id} is in {problem.language}", why=f"the judge knows {', '.join(ANALYSERS)}"
+            )
+        return self._pool_open().submit(self._judge_one, problem, code)
+
+    def _pool_open(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            raise UsageError("this judge is not open", do="use it as `with Judge(settings) as judge:`")
+        return self._pool
+
+    def _limits(self, cpu: float) -> Limits:
+        settings = self.settings
+        return Limits(
+            cpu=cpu,
+            wall=cpu * settings.wall_factor,
+            memory_mib=settings.memory_mib,
+            output=settings.output_kib << 10,
+        )
+
+    def _judge_one(self, problem: Problem, code: str) -> Verdict:
+        task = self._task(problem)
+        if not task.ready and not task.refused and "expected" not in task.wire:
+            reference = self._reference(task)
+            if not reference.passed:
+                task.refused = f"the reference solution fails: {reference.error.name}: {reference.message}"
+        if task.refused:
+            return Verdict(error=ErrorType.Unjudgeable, message=clean(task.refused), sandbox_level=self._level)
+        verdict = self._run(task, code, "judge", self._limits(self.settings.cpu_seconds))
+        if problem.solution is None or verdict.passed or not verdict.error.is_failure:
+            return verdict
+        if verdict.error is ErrorType.TimeoutError:
+            # Only now is the reference worth a run: most answers never need to know how long it takes.
+            reference = self._reference(task)
+            allowed = self.settings.reference_factor * reference.cpu_seconds
+            if reference.passed and allowed > self.settings.cpu_seconds:
+                verdict = self._run(task, code, "judge", self._limits(allowed))
+        return verdict
+
+    def _reference_of(self, problem: Problem) -> Verdict:
+        task = self._task(problem)
+        if task.refused:
+            return Verdict(error=ErrorType.Unjudgeable, message=clean(task.refused))
+        return self._reference(task)
+
+    def _reference(self, task: _Task) -> Verdict:
+        """The reference solution's own verdict, run once, with a generous limit; fills `expected` where it is open."""
+        with task.lock:
+            if task.reference is None:
+                limits = self._limits(self.settings.cpu_seconds * _REFERENCE_FACTOR)
+                mode = "judge" if task.problem.test or "expected" in task.wire else "compute"
+                task.reference = self._run(task, task.problem.solution or "", mode, limits)
+                task.ready = True
+            return task.reference
+
+    def _run(self, task: _Task, code: str, mode: str, limits: Limits) -> Verdict:
+        """One answer, with retries where the judge and not the answer failed."""
+        request = {"code": code, "mode": mode, "limits": dataclasses.asdict(limits)}
+        reason = ""
+        for _ in range(_ATTEMPTS):
+            lane = self._lanes.get()
+            try:
+                if lane is None:
+                    lane = self._start_lane()
+                key = f"{task.number}{'' if 'expected' in task.wire else '?'}"
+                reply = lane.run(key, task.wire, request)
+            except LaneLost as error:
+                reason = str(error)
+                if lane is not None:
+                    with self._guard:
+                        self._open.discard(lane)
+                    lane.close()
+                    lane = None
+                if self._pool is None:
+                    break
+                continue
+            finally:
+                self._lanes.put(lane)
+            verdict = decide(reply, limits, self._level)
+            if isinstance(verdict, Verdict):
+                if mode == "compute" and verdict.passed:
+                    task.wire = {**task.wire, "expected": reply["finding"]["values"], "json_lists": False}
+                return verdict
+            reason = verdict
+        return Verdict(error=ErrorType.SandboxFailure, message=clean(reason), sandbox_level=self._level)
+
+    def _task(self, problem: Problem) -> _Task:
+        with self._guard:
+            task = self._tasks.get(id(problem))
+            if task is None:
+                self._numbers += 1
+                task = _new_task(problem, self._numbers)
+                self._tasks[id(problem)] = task  # the task keeps the problem, and so its id, alive
+                if len(self._tasks) > _REMEMBERED:
+                    self._tasks.popitem(last=False)
+            return task
+
+    def _start_lane(self) -> Lane:
+        lane = Lane(memory_mib=self.settings.memory_mib)
+        with self._guard:
+            self._open.add(lane)
+        return lane
+
+    def _self_test(self) -> None:
+        """A known right and a known wrong answer, before anything counts."""
+        from ap2o_fast.problems.problem import Problem
+
+        problem = Problem(task_id="self-test", prompt="", entry_point="f", test="assert f(2) == 3")
+        for code, error in (
+            ("def f(x): return x + 1", ErrorType.Passed),
+            ("def f(x): return x", ErrorType.WrongResult),
+        ):
+            verdict = self.judge(problem, code)
+            if verdict.error is not error:
+                raise MachineError(
+                    f"the judge fails its self-test: {error.name} expected, got {verdict.error.name}",
+                    why=verdict.message,
+                    do="`ap2o doctor` shows what the sandbox can do here",
+                )
+
+
+def require_level(level: int, findings: list[str], least: int) -> None:
+    """Raise `SandboxRefused`, with the findings and fixes, if `level` is below the least that is asked for."""
+    if level < least:
+        raise SandboxRefused(
+            f"isolation level {least} is demanded, but only level {level} is to be had here; nothing was run",
+            why="; ".join(findings),
+            do="apply the fixes above, run in a container or machine that allows them, or, if the answers can be "
+            f"trusted, set judge.min_level to {level}",
+        )
+
+
+def _new_task(problem: Problem, number: int) -> _Task:
+    """The problem in wire form, or the reason why no answer to it can be judged."""
+    wire: dict[str, Any] = {
+        "entry_point": problem.entry_point,
+        "test": problem.test,
+        "setup": problem.setup,
+        "preamble": problem.preamble,
+        "language": problem.language,
+        "atol": problem.atol,
+        "json_lists": True,
+        "inputs": [],
+    }
+    refused = ""
+    if bool(problem.test) == bool(problem.inputs):
+        refused = "the problem has neither a test nor inputs" if not problem.test else "both a test and inputs"
+    elif problem.expected is not None and len(problem.expected) != len(problem.inputs):
+        refused = f"{len(problem.inputs)} inputs but {len(problem.expected)} expected values"
+    elif problem.inputs and problem.expected is None and problem.solution is None:
+        refused = "neither expected values nor a solution to compute them"
+    try:
+        wire["inputs"] = [values.encode(tuple(arguments)) for arguments in problem.inputs]
+        if problem.expected is not None or problem.test:
+            wire["expected"] = [values.encode(value) for value in problem.expected or ()]
+    except values.NotInert as error:
+        refused = f"its inputs or expected values hold {error}"
+    return _Task(problem=problem, number=number, wire=wire, refused=refused)

@@ -1,0 +1,88 @@
+"""Frames between the judge's processes: four bytes of length, then JSON. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import Any
+
+MAX_FRAME = 64 << 20
+
+
+class Closed(Exception):
+    """The other end is gone."""
+
+
+class BadFrame(Exception):
+    """The other end sent something that is no frame, or one larger than was agreed."""
+
+
+class Channel:
+    """One end of a stream socket that carries frames. Closing it is the caller's part."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.socket = end
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self.socket.fileno()
+
+    def send(self, message: Any, *, timeout: float | None = None) -> None:
+        """Send one frame. Raises `Closed`, `BadFrame` (too large), `TimeoutError`."""
+        body = json.dumps(message, separators=(",", ":")).encode("ascii")
+        if len(body) > MAX_FRAME:
+            raise BadFrame(f"a frame of {len(body)} bytes")
+        self.socket.settimeout(timeout)
+        try:
+            self.socket.sendall(len(body).to_bytes(4, "big") + body)
+        except socket.timeout:
+            raise TimeoutError("send") from None
+        except OSError as error:
+            raise Closed(str(error)) from None
+
+    def receive(self, *, timeout: float | None = None, limit: int = MAX_FRAME) -> Any:
+        """Receive one frame. Raises `Closed`, `BadFrame` (no JSON, or larger than `limit` bytes), `TimeoutError`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        size = int.from_bytes(self._exactly(4, deadline), "big")
+        if size > limit:
+            raise BadFrame(f"a frame of {size} bytes")
+        try:
+            return json.loads(self._exactly(size, deadline))
+        except (ValueError, RecursionError) as error:
+            raise BadFrame(str(error)) from None
+
+    def close(self) -> None:
+        """Close this end."""
+        self.socket.close()
+
+    def _exactly(self, size: int, deadline: float | None) -> bytes:
+        buffer = bytearray()
+        while len(buffer) < size:
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("receive")
+                self.socket.settimeout(left)
+            else:
+                self.socket.settimeout(None)
+            try:
+                piece = self.socket.recv(min(size - len(buffer), 1 << 20))
+            except socket.timeout:
+                raise TimeoutError("receive") from None
+            except OSError as error:
+                raise Closed(str(error)) from None
+            if not piece:
+                raise Closed("end of stream")
+            buffer += piece
+        return bytes(buffer)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected stream sockets."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def adopt(descriptor: int) -> socket.socket:
+    """The socket behind a descriptor made by `pair`. Asks the kernel nothing, so it works in the jail."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptor)

@@ -1,0 +1,144 @@
+"""What the stages of a run share: the model in memory, the judge, the books, the problems; each made at first use."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import ExitStack
+from functools import cached_property
+from types import TracebackType
+from typing import Any
+
+import torch
+from typing_extensions import Self
+
+from ap2o_fast.book import ErrorBook
+from ap2o_fast.environment import describe
+from ap2o_fast.errors import DataError
+from ap2o_fast.judge import Judge
+from ap2o_fast.problem_sets import load_sets
+from ap2o_fast.problems import Problem
+from ap2o_fast.run_folder import RunFolder
+from ap2o_fast.sampling.transformers import TransformersSampler
+from ap2o_fast.sitting import Sitting, sit
+from ap2o_fast.training import load_model, model_hash
+
+INITIAL = "initial"
+
+
+class Workbench:
+    """Owns what is open during a run and closes it at the end; holds the run's lock meanwhile. A context manager.
+
+    Args:
+        folder: the run's folder.
+        quiet: no progress.
+    """
+
+    def __init__(self, folder: RunFolder, *, quiet: bool = False) -> None:
+        self.folder, self.config, self.quiet = folder, folder.config, quiet
+        self.model: Any = None
+        self.tokenizer: Any = None
+        self.weights = ""
+        self.stack = ExitStack()
+        self._books: dict[str, ErrorBook] = {}
+
+    def __enter__(self) -> Self:
+        self.stack.enter_context(self.folder.locked())
+        if self.config.model.threads:
+            torch.set_num_threads(self.config.model.threads)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.close()
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge, started at first use."""
+        return self.stack.enter_context(Judge(self.config.judge))
+
+    @cached_property
+    def problems(self) -> dict[str, list[Problem]]:
+        """Training, quiz and test problems after the audit; what was excluded stands in excluded.json."""
+        known = self.folder.read_json("excluded.json") if (self.folder.path / "excluded.json").exists() else None
+        if self.tokenizer is None:
+            self.use_initial()
+        sets, excluded = load_sets(self.config, self.tokenizer, self.judge.check_reference, known)
+        if known is None:
+            self.folder.write_json("excluded.json", excluded)
+        return sets
+
+    def book(self, name: str) -> ErrorBook:
+        """The run's book ``exam``, ``quiz`` or ``test``, open for writing."""
+        if name not in self._books:
+            path = self.folder.book(name)
+            opened = ErrorBook.open(path, write=True) if path.exists() else ErrorBook.create(path)
+            self._books[name] = self.stack.enter_context(opened)
+        return self._books[name]
+
+    def sit(self, stage: str, round: int, policy: str, *, n: int, temperature: float, top_p: float) -> None:
+        """Let the model in memory sit the exam, a quiz or the test, as far as the round is not complete."""
+        config, counts = self.config, dict[str, int]()
+        sitting = Sitting(
+            stage=stage,
+            round=round,
+            policy=policy,
+            n=n,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=config.sampling.max_new_tokens,
+            stop=config.sampling.stop if config.prompt.style == "paper" else (),
+        )
+        problems, book = self.problems["train" if stage == "exam" else stage], self.book(stage)
+        with self.folder.timed(stage, counts):
+            counts |= sit(
+                sitting,
+                problems,
+                book=book,
+                sampler=TransformersSampler(self.model, self.tokenizer, batch_answers=config.sampling.batch_answers),
+                judge=self.judge,
+                tokenizer=self.tokenizer,
+                prompt=config.prompt,
+                seed=config.seed,
+                quiet=self.quiet,
+            )
+
+    def use_initial(self) -> None:
+        """Have the initial weights in memory."""
+        if self.weights != INITIAL:
+            self.forget_model()
+            self.model, self.tokenizer = load_model(self.config.model)
+            self.weights = INITIAL
+            self._check_initial(model_hash(self.model))
+
+    def use_best(self, epoch: int) -> None:
+        """Have the best checkpoint's weights in memory."""
+        if self.weights != f"best-{epoch}":
+            self.forget_model()
+            best = self.config.model.model_copy(update={"name": str(self.folder.best), "revision": None})
+            self.model, self.tokenizer = load_model(best)
+            self.weights = f"best-{epoch}"
+
+    def forget_model(self) -> None:
+        """Free the model's memory."""
+        self.model, self.weights = None, ""
+        gc.collect()
+
+    def initial_hash(self) -> str:
+        """Hash of the initial weights: the key of the reference log-probabilities."""
+        if "model_hash" not in self.folder.read_json("environment.json"):
+            self.use_initial()
+        return str(self.folder.read_json("environment.json")["model_hash"])
+
+    def _check_initial(self, found: str) -> None:
+        """Write the initial model's hash down at first sight; refuse another model ever after."""
+        environment = self.folder.read_json("environment.json")
+        if not environment:
+            level = {"sandbox_level": str(self.judge.level), "model_hash": found}
+            self.folder.write_json("environment.json", describe(self.config.model.device) | level)
+        elif environment["model_hash"] != found:
+            raise DataError(
+                f"{self.config.model.name} is not the model that this run began with",
+                why=f"its weights hash to {found[:12]}, the run's to {environment['model_hash'][:12]}",
+                do="restore the model, or start a new run",
+            )

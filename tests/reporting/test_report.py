@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ap2o_fast.errors import DataError
+from ap2o_fast.reporting.examples import side_by_side
+from ap2o_fast.reporting.figures import composition, error_profile, training_curves
+from ap2o_fast.reporting.modelcard import write_model_card
+from ap2o_fast.reporting.report import write_report
+from ap2o_fast.reporting.run import read_run
+
+SECTIONS = [
+    "result",
+    "errors",
+    "training",
+    "curriculum",
+    "cost",
+    "pairs",
+    "problems",
+    "settings",
+    "environment",
+    "caveats",
+]
+FILES = [
+    "config.json",
+    "environment.json",
+    "metrics.jsonl",
+    "quiz.jsonl",
+    "plan.jsonl",
+    "evaluation.json",
+    "timing.json",
+    "analysis.json",
+]
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with attributes, and text outside scripts and styles."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts.append(data)
+        elif self._inside != "style":
+            self.text += data
+
+    def ids(self, tag: str) -> list[str]:
+        return [attributes.get("id", "") for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def html(whole_run: Path) -> str:
+    return (whole_run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_every_section_is_there_and_filled(page: Page) -> None:
+    assert page.ids("section") == SECTIONS
+    assert "Not yet" not in page.text
+    plots = [attributes["data-plot"] for _, attributes in page.elements if "data-plot" in attributes]
+    assert {"errors", "quiz", "curve-loss", "curve-rewards-margins", "curriculum", "time", "curve-tokens-s"} <= set(
+        plots
+    )
+
+
+def test_loads_nothing_from_elsewhere(page: Page) -> None:
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "data", "srcset", "poster", "action"):
+            assert re.match(r"$|#|data:,", attributes.get(name, "")), (tag, attributes)
+    assert not [tag for tag, _ in page.elements if tag in ("iframe", "object", "embed", "img", "base")]
+    style = [a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"][0]
+    assert style.startswith("default-src 'none'")
+    assert "'unsafe-inline'" not in style.partition("script-src")[2]
+    assert "url(" not in (Path(__file__).parents[2] / "ap2o_fast/reporting/templates/report.css").read_text()
+
+
+def test_model_text_is_escaped_and_clean(html: str, page: Page) -> None:
+    assert "<script>alert" not in html
+    assert "<img" not in html
+    assert "<script>alert(1)</script><img src=http://example.org/x onerror=alert(2)>" in page.text
+    assert "<b>hostile</b>/0" in page.text
+    assert "{{ 7 * 191 }}" in page.text
+    before_scripts = html[: html.rindex("</footer>")]
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", before_scripts)
+    assert "return 'red'.rots" in page.text  # the terminal sequences went whole, not their first byte only
+
+
+def test_no_line_is_longer_than_a_reader_wants(page: Page) -> None:
+    assert "x" * 301 not in page.text
+    assert "(+9,711 characters)" in page.text
+    assert "K" * 501 not in page.text
+
+
+def test_headline_numbers_are_the_evaluations(whole_run: Path, page: Page) -> None:
+    saved = json.loads((whole_run / "evaluation.json").read_text())
+    text = re.sub(r"\s+", " ", page.text)
+    for k in ("1", "5", "10"):
+        before, after = saved["before"]["pass_at_k"][k], saved["after"]["pass_at_k"][k]
+        assert f"pass@{k} {before['value']:.1%} → {after['value']:.1%}" in text
+        assert f"{100 * after['low']:.1f}–{100 * after['high']:.1f}%" in text
+    assert "Answers without a verdict in the test before training: 1 Unjudgeable." in text
+    assert "de-quantised" in text.partition("Caveats")[2] or "de-quantised" in text
+    assert "calls another function <than> the prompt names" in page.text
+
+
+def test_figures_hold_the_numbers(whole_run: Path) -> None:
+    run = read_run(whole_run)
+    profile = error_profile(run.before, run.after)
+    assert profile
+    bars = {bar.name: dict(zip(bar.y, bar.x, strict=True)) for bar in profile.plot.data}
+    assert run.before
+    assert run.after
+    assert bars["before"] == {name: run.before.errors.get(name, 0) for name in bars["before"]}
+    assert bars["after"] == {name: run.after.errors.get(name, 0) for name in bars["after"]}
+    loss = training_curves(run.metrics)[0].plot.data[0]
+    assert list(loss.y) == [row["loss"] for row in run.metrics]
+    plan = composition(run.plan)
+    assert plan
+    assert sum(sum(bar.y) for bar in plan.plot.data) == sum(
+        sum(row[part].values()) for row in run.plan for part in ("window", "replay")
+    )
+
+
+def test_failing_line_is_marked(html: str) -> None:
+    row = re.search(r'<tr class="changed failing">.*?</tr>', html, re.S)
+    assert row
+    failing = re.findall(r'<tr class="\w+ failing">(.*?)</tr>', html, re.S)
+    texts = [re.sub(r"<[^>]+>", "", cell) for cell in failing]
+    assert any("▶6" in text and "numbers[number + 1]" in text for text in texts)
+
+
+def test_side_by_side_keeps_every_line_once() -> None:
+    chosen, rejected = "a = 1\nb = 2\nreturn a", "a = 1\nb = 3\nprint(b)\nreturn a"
+    lines = list(side_by_side(chosen, rejected, 3))
+    assert [line.kind for line in lines] == ["same", "changed", "rejected", "same"]
+    for numbers, parts, source in (("left", "left_parts", chosen), ("right", "right_parts", rejected)):
+        shown = [line for line in lines if getattr(line, numbers)]
+        assert [getattr(line, numbers) for line in shown] == list(range(1, len(source.split("\n")) + 1))
+        assert "\n".join("".join(text for text, _ in getattr(line, parts)) for line in shown) == source
+    assert [line.failing for line in lines] == [False, False, True, False]
+    assert lines[1].right_parts == (("b = ", False), ("3", True))
+
+
+@pytest.mark.parametrize("missing", [*FILES, "book", "all"])
+def test_an_incomplete_run_says_not_yet(make_run: Callable[..., Path], missing: str) -> None:
+    run = make_run(problems=2, epochs=1, hostile=False)
+    for name in [*FILES, "book"] if missing == "all" else [missing]:
+        (run / name).rename(run / f"{name}.away")
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    write_model_card(run)
+    assert page.ids("section") == SECTIONS
+    assert missing == "analysis.json" or "Not yet" in page.text or "not saved" in page.text
+
+
+def test_damaged_files_are_named_and_do_not_stop_the_report(make_run: Callable[..., Path]) -> None:
+    run = make_run(problems=2, epochs=1, hostile=False)
+    metrics = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join([metrics[0], "{torn\n", *metrics[1:]]))
+    (run / "timing.json").write_text('{"exam": ')
+    (run / "evaluation.json").write_text('{"before": {"problems": 3}}')
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    for name in ("metrics.jsonl is damaged: line 2", "timing.json is damaged", "evaluation.json, before"):
+        assert name in text
+
+
+def test_a_torn_last_line_is_no_damage(make_run: Callable[..., Path]) -> None:
+    run = make_run(problems=2, epochs=1, hostile=False)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 10, "los')
+    found = read_run(run)
+    assert found.troubles == ()
+    assert len(found.metrics) == 9
+
+
+def test_no_such_run_is_a_usable_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no run folder"):
+        write_report(tmp_path / "nothing")
+
+
+def test_model_card_has_the_real_numbers(whole_run: Path) -> None:
+    paths = write_model_card(whole_run)
+    assert paths == [whole_run / "README.md", whole_run / "checkpoints" / "best" / "README.md"]
+    card = paths[1].read_text(encoding="utf-8")
+    saved = json.loads((whole_run / "evaluation.json").read_text())
+    assert f"{saved['after']['pass_at_k']['1']['value']:.1%}" in card
+    assert 'base_model: "HuggingFaceTB/SmolLM2-135M-Instruct"' in card
+    assert f"| WrongResult | {saved['before']['errors']['WrongResult']} |" in card
+    assert "de-quantised" in card
+    assert str(whole_run) not in card
+
+
+def test_model_card_keeps_the_folders_of_the_machine_to_itself(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run(problems=2, epochs=1, hostile=False)
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["name"] = str(tmp_path / "secret" / "tiny-model")
+    (run / "config.json").write_text(json.dumps(config))
+    card = write_model_card(run)[0].read_text(encoding="utf-8")
+    assert "# tiny-model, trained with" in card
+    assert "secret" not in card
+    assert "base_model" not in card

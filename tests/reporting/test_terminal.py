@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from ap2o_fast.book import ErrorBook
+from ap2o_fast.errors import UsageError
+from ap2o_fast.reporting.bookview import view
+from ap2o_fast.reporting.run import read_run
+from ap2o_fast.reporting.terminal import print_results, progress
+from ap2o_fast.reporting.text import clean, duration, percent, points, rate, shorten
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def screen(*, terminal: bool, width: int = 110) -> Console:
+    return Console(
+        file=io.StringIO(), force_terminal=terminal, width=width, color_system="standard" if terminal else None
+    )
+
+
+def text(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_without_a_terminal_one_line_an_interval_and_one_at_the_end() -> None:
+    console, clock = screen(terminal=False), Clock()
+    with progress("exam", 100, "answers", console=console, clock=clock) as bar:
+        for _ in range(100):
+            clock.now += 0.25
+            bar.advance(1, passed=bar.done // 2)
+    lines = text(console).splitlines()
+    assert lines == [
+        "exam: 40/100 answers (40%) · 4 answers/s · 15.0 s left · passed 19",
+        "exam: 80/100 answers (80%) · 4 answers/s · 5.0 s left · passed 39",
+        "exam: 100 answers in 25.0 s · 4 answers/s · passed 49",
+    ]
+
+
+def test_work_of_an_earlier_run_is_done_but_not_in_the_rate() -> None:
+    console, clock = screen(terminal=False), Clock()
+    with progress("exam", 100, "answers", done=60, console=console, clock=clock) as bar:
+        clock.now += 10
+        bar.advance(20)
+    assert text(console).splitlines()[0] == "exam: 80/100 answers (80%) · 2 answers/s · 10.0 s left"
+
+
+def test_an_interruption_is_told_and_goes_through() -> None:
+    console, clock = screen(terminal=False), Clock()
+    with pytest.raises(KeyboardInterrupt), progress("exam", 10, "answers", console=console, clock=clock) as bar:
+        clock.now += 2
+        bar.advance(3)
+        raise KeyboardInterrupt
+    assert text(console) == "exam: stopped at 3/10 answers in 2.0 s · 1.5 answers/s\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_quiet_shows_nothing(terminal: bool) -> None:
+    console = screen(terminal=terminal)
+    with progress("exam", 2, "answers", quiet=True, console=console) as bar:
+        bar.advance(2)
+    assert text(console) == ""
+    assert bar.done == 2
+
+
+def test_a_terminal_gets_a_live_bar_and_keeps_the_summary() -> None:
+    console = screen(terminal=True)
+    with progress("exam", 4, "answers", console=console) as bar:
+        bar.advance(4, loss=0.69314)
+    assert "\x1b[" in text(console)
+    assert text(console).rstrip().splitlines()[-1].endswith("answers/s · loss 0.6931")
+
+
+def test_names_with_markup_are_shown_as_they_are() -> None:
+    console = screen(terminal=False)
+    with progress("exam [bold]x[/bold]", 1, "answers", console=console):
+        pass
+    assert text(console).startswith("exam [bold]x[/bold]: 0 answers")
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch, whole_run: Path) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    run = read_run(whole_run)
+    print_results(run.before, run.after, paths={"report": whole_run / "report.html"}, console=console)
+    assert not any(code in text(console) for code in ("\x1b[3", "\x1b[9", "\x1b[4"))
+
+
+def test_result_tables_hold_the_numbers(whole_run: Path) -> None:
+    run = read_run(whole_run)
+    assert run.before
+    assert run.after
+    console = screen(terminal=False, width=140)
+    print_results(run.before, run.after, paths={"report": Path("runs/x/report.html")}, console=console)
+    shown = text(console)
+    value = run.after.pass_at_k[1]
+    assert f"{value['value']:.1%} ({100 * value['low']:.1f}–{100 * value['high']:.1f})" in shown  # type: ignore[operator]
+    assert "report: runs/x/report.html" in shown
+    row = next(line for line in shown.splitlines() if "WrongResult" in line)
+    assert str(run.before.errors["WrongResult"]) in row
+    assert str(run.after.errors["WrongResult"]) in row
+    print_results(None, run.after, paths={}, console=console)
+    print_results(None, None, paths={}, console=console)
+
+
+def test_book_rows_are_shown_clean_with_the_failing_line(whole_run: Path) -> None:
+    book = ErrorBook.open(whole_run / "book")
+    console = screen(terminal=False, width=120)
+    assert view(book, where={"error": "AttributeError"}, show=2, console=console) == 1
+    shown = text(console)
+    assert "<b>hostile</b>/1" in shown
+    assert "AttributeError in line 2 · 1 of 3 tests passed" in shown
+    assert "gone" in shown
+    assert "return 'red'.rots" in shown
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+    assert [line for line in shown.splitlines() if "❱" in line and "return 'red'" in line]
+
+
+def test_markup_and_long_lines_in_model_text_are_text(whole_run: Path) -> None:
+    book = ErrorBook.open(whole_run / "book")
+    console = screen(terminal=False, width=120)
+    view(book, where={"error": "OSError"}, show=1, console=console)
+    view(book, where={"error": "KeyError"}, show=1, console=console)
+    shown = text(console)
+    assert "[bold red]markup[/bold red]" in shown
+    assert "[/nonsense]" in shown
+    assert len(shown) < 6000
+
+
+def test_book_summary_counts_types_and_problems(whole_run: Path) -> None:
+    book = ErrorBook.open(whole_run / "book")
+    console = screen(terminal=False, width=120)
+    view(book, console=console)
+    shown = text(console)
+    counts = book.frequencies().sum(axis=0)
+    for name, code in (("WrongResult", 1), ("NameError", 3), ("Passed", 0)):
+        row = next(line for line in shown.splitlines() if line.split()[1:2] == [name])
+        assert f" {counts[code]} " in row
+    assert "problems with most failures" in shown
+    assert view(book, where={"error": "MemoryError"}, console=console) == 0
+    assert "No answer" in text(console)
+    with pytest.raises(UsageError, match="NameError"):
+        view(book, where={"error": "NameErr"}, console=console)
+
+
+def test_clean_takes_whole_terminal_sequences_and_keeps_the_rest() -> None:
+    assert clean("a\x1b[31mred\x1b[0m\x1b]8;;http://x\x1b\\link\x1b]8;;\x07\x9b2Jb") == "aredlinkb"
+    assert clean("tab\there\r\nnext\rlast\x00\x7f") == "tab here\nnext\nlast"
+    assert clean("bidi \u202eevil\u2066 zero\u200bwidth \ud800") == "bidi evil zerowidth \ufffd"
+    assert clean("naïve 数学 😀 {}<&>\n") == "naïve 数学 😀 {}<&>\n"
+    assert clean("\x1b") == ""
+
+
+def test_formats() -> None:
+    assert [duration(s) for s in (0.0421, 12.34, 245, 12_000)] == ["42 ms", "12.3 s", "4 min 5 s", "3 h 20 min"]
+    assert (percent(0.3137), percent(None), points(-0.0312), points(0.05)) == ("31.4%", "–", "−3.1", "+5.0")
+    assert (rate(0.1234), rate(12.345), rate(1234.5)) == ("0.123", "12.3", "1,234")
+    assert shorten("abcdef", 4) == "abcd … (+2 characters)"

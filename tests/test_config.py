@@ -1,0 +1,69 @@
+"""The tree of settings: precedence, unknown keys, bad values, saving and the written template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ap2o_fast import config
+from ap2o_fast.errors import UsageError
+
+
+def test_defaults_then_file_then_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text("seed = 3\n[train]\nlr = 1e-6\nepochs = 4\n", encoding="utf-8")
+    made = config.load(file, ["train.lr=2e-6", "--quiz.n=5"])
+    assert (made.seed, made.train.epochs, made.train.lr, made.quiz.n) == (3, 4, 2e-6, 5)
+    assert made.train.clip == config.Config().train.clip
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"), [("train.lrr=1", "train.lr"), ("trian.epochs=1", "train.epochs"), ("epochs=2", "train.epochs")]
+)
+def test_an_unknown_override_names_the_nearest_setting(text: str, nearest: str) -> None:
+    with pytest.raises(UsageError, match=f"nearest is '{nearest}'"):
+        config.load(None, [text])
+
+
+def test_an_unknown_key_in_a_file_names_the_nearest_setting(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text("[sampling]\ntemprature = 1.0\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"sampling.temprature.*nearest is 'sampling.temperature'"):
+        config.load(file)
+
+
+@pytest.mark.parametrize("text", ["train.lr=0", "train.epochs=no", "curriculum.system=ppo", "evaluate.n=3", "seed"])
+def test_bad_values_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        config.load(None, [text])
+
+
+def test_a_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"absent\.toml"):
+        config.load(tmp_path / "absent.toml")
+    (tmp_path / "bad.toml").write_text("a = = 1", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"bad\.toml is not valid TOML"):
+        config.load(tmp_path / "bad.toml")
+
+
+def test_saved_settings_load_to_the_same(tmp_path: Path) -> None:
+    made = config.load(None, ["train.lr=3e-6", "sampling.stop=['a','b']", "problems.train.ids=1-3"])
+    config.save(made, tmp_path / "config.json")
+    assert config.load(tmp_path / "config.json") == made
+
+
+def test_the_template_holds_every_setting_at_its_default(tmp_path: Path) -> None:
+    file = tmp_path / "all.toml"
+    file.write_text(config.template(), encoding="utf-8")
+    assert config.load(file) == config.Config()
+    assert all(f"{key.rsplit('.', 1)[-1]} =" in config.template() for key in config.keys())
+
+
+def test_every_setting_is_explained() -> None:
+    explained = config.explain("")
+    for key in config.keys():
+        assert f"{key} = " in explained
+    assert "None" not in [line.strip() for line in explained.splitlines()], "a setting without documentation"
+    with pytest.raises(UsageError, match=r"nearest is 'train\.lr'"):
+        config.explain("train.lrx")
