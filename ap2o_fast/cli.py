@@ -130,15 +130,11 @@ def book(
 ) -> None:
     """Look into a run's error book."""
     from ap2o_fast.book import ErrorBook
-    from ap2o_fast.reporting.bookview import show_rows, show_summary
+    from ap2o_fast.reporting.bookview import view
+    from ap2o_fast.run_folder import RunFolder
 
-    with ErrorBook.open(run / "book" if (run / "book").exists() else run) as opened:
-        rows = opened.select(_pairs(where or []))
-        if show:
-            show_rows(opened, rows[:show], console=out)
-            out.print(f"{min(show, len(rows))} of {len(rows)} answers shown")
-        else:
-            show_summary(opened, rows, console=out)
+    with ErrorBook.open(RunFolder.open(run).book("exam")) as opened:
+        view(opened, where=_pairs(where or []), show=show, console=out)
 
 
 @app.command(context_settings=PASS_ON)
@@ -241,8 +237,11 @@ def _run(folder: RunFolder, quiet: bool) -> None:
 
 
 def _pipeline(folder: RunFolder, quiet: bool) -> Any:
+    from transformers.utils import logging
+
     from ap2o_fast.pipeline import Pipeline
 
+    logging.disable_progress_bar()
     return Pipeline(folder, quiet=quiet)
 
 

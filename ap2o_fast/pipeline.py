@@ -24,7 +24,7 @@ from ap2o_fast.reporting.metrics import MetricsSink, read_lines, truncate
 from ap2o_fast.reporting.modelcard import write_model_card
 from ap2o_fast.reporting.report import write_report
 from ap2o_fast.reporting.terminal import progress
-from ap2o_fast.training import Trainer, load_checkpoint, save_checkpoint, save_model, score
+from ap2o_fast.training import Trainer, latest_checkpoint, load_checkpoint, save_checkpoint, save_model, score
 from ap2o_fast.workbench import Workbench
 
 SCORED_PROBLEMS = 16
@@ -135,7 +135,9 @@ class Pipeline(Workbench):
         steps = sum(-(-pairs // config.train.batch_pairs) for pairs in windows)
         self.use_initial()
         trainer = Trainer(self.model, train=config.train, loss=config.loss, total_steps=steps)
-        at = load_checkpoint(self.folder.training, trainer) or {"epoch": 0, "step": 0}
+        at = {"epoch": 0, "step": 0}
+        if latest_checkpoint(self.folder.training):
+            at = load_checkpoint(self.folder.training, trainer)
         self.weights = "training"
         truncate(self.folder.path / "metrics.jsonl", "step", trainer.step)
         with Interrupt() as interrupt, MetricsSink(self.folder.path / "metrics.jsonl") as sink:
@@ -189,7 +191,7 @@ class Pipeline(Workbench):
         truncate(path, "epoch", epoch - 1)
         rate = passed / answers if answers else 0.0
         best = rate >= max((line["pass@1"] for line in read_lines(path)), default=0.0)
-        if best and self.folder.read_json("checkpoints/best/ap2o.json").get("epoch") != epoch:
+        if best and self.folder.read_json("checkpoints/best/COMPLETE").get("epoch") != epoch:
             save_model(self.model, self.tokenizer, self.folder.best, note={"epoch": epoch})
         named = {ErrorType(kind).name: count for kind, count in errors.items()}
         line = {"epoch": epoch, "passed": passed, "answers": answers, "pass@1": rate, "errors": named, "best": best}

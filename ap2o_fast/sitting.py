@@ -69,7 +69,7 @@ def sit(
     total = len(problems) * sitting.n
     if len(done) == total:
         return counts
-    name = f"{sitting.stage} {sitting.policy}"
+    name = f"{sitting.stage} ({sitting.policy})"
     with progress(name, total, "answers", done=len(done), quiet=quiet) as bar:
         for group in sampler.sample(
             requests,

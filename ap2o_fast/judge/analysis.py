@@ -18,13 +18,7 @@ ANSWER_FILE = "<answer>"
 _LONGEST_TEXT = 2000
 
 # Builtin exceptions that name a type themselves. Others go by their nearest base among these, else OtherError.
-_NAMED = {
-    name: ErrorType[name]
-    for name in (
-        "SyntaxError NameError TypeError ValueError IndexError KeyError AttributeError ImportError ZeroDivisionError "
-        "OverflowError RecursionError RuntimeError OSError AssertionError MemoryError"
-    ).split()
-}
+_NAMED = {error.name: error for error in ErrorType if ErrorType.SyntaxError <= error <= ErrorType.MemoryError}
 _NAMED["SystemExit"] = ErrorType.Exit
 
 

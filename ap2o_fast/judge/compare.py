@@ -32,7 +32,7 @@ def matches(value: Any, expected: Any, *, atol: float = 0.0, json_lists: bool = 
         kinds = (list, tuple) if json_lists and isinstance(expected, list) else type(expected)
         if not isinstance(value, kinds) or len(value) != len(expected):
             return False
-        return all(matches(a, b, atol=atol, json_lists=json_lists) for a, b in zip(value, expected))
+        return all(matches(a, b, atol=atol, json_lists=json_lists) for a, b in zip(value, expected, strict=True))
     if isinstance(expected, dict):
         if not isinstance(value, dict) or value.keys() != expected.keys():
             return False

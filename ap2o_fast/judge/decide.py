@@ -35,7 +35,7 @@ def decide(reply: Mapping[str, Any], limits: Limits, level: int) -> Verdict | st
             return str(failed)
     if outcome == "gone" and finding["phase"] == "start":
         return f"the jail was never closed (status {run['status']})"
-    error, line, message = _decide(finding, run, limits)
+    error, line, message = _decide(finding, run, limits, level)
     return Verdict(
         error=error,
         line=line,
@@ -58,7 +58,9 @@ def clean(text: str) -> str:
     return kept[:_LONGEST_MESSAGE]
 
 
-def _decide(finding: Mapping[str, Any], run: Mapping[str, Any], limits: Limits) -> tuple[ErrorType, int, str]:
+def _decide(
+    finding: Mapping[str, Any], run: Mapping[str, Any], limits: Limits, level: int
+) -> tuple[ErrorType, int, str]:
     outcome = finding["outcome"]
     message = str(finding.get("message", ""))
     if outcome == "unjudgeable":
@@ -79,10 +81,10 @@ def _decide(finding: Mapping[str, Any], run: Mapping[str, Any], limits: Limits) 
         return ErrorType.TimeoutError, 0, f"still running after {limits.wall:g} s"
     if outcome == "stuck":
         return ErrorType.TimeoutError, 0, "the test did not finish with what was returned"
-    return _vanished(run, limits, compiling=finding["phase"] == "compile")
+    return _vanished(run, limits, level, compiling=finding["phase"] == "compile")
 
 
-def _vanished(run: Mapping[str, Any], limits: Limits, *, compiling: bool) -> tuple[ErrorType, int, str]:
+def _vanished(run: Mapping[str, Any], limits: Limits, level: int, *, compiling: bool) -> tuple[ErrorType, int, str]:
     """The process ended, or closed its channel, in the middle of a call."""
     status = run["status"]
     if run["killed"] == "asked":
@@ -95,6 +97,7 @@ def _vanished(run: Mapping[str, Any], limits: Limits, *, compiling: bool) -> tup
         return ErrorType.SyntaxError, 0, f"the compiler was killed by {name}"
     if number == signal.SIGXCPU:
         return ErrorType.TimeoutError, 0, f"used more than {limits.cpu:g} s of CPU time"
-    if number == signal.SIGKILL and run["peak_mib"] > _NEARLY_ALL * limits.memory_mib:
+    # From level 2 on an answer cannot signal, not even itself: the kernel killed it for want of memory.
+    if number == signal.SIGKILL and (level >= 2 or run["peak_mib"] > _NEARLY_ALL * limits.memory_mib):
         return ErrorType.MemoryError, 0, f"killed while using {run['peak_mib']:.0f} MiB"
     return ErrorType.OtherError, 0, f"killed by {name}"

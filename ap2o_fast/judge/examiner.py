@@ -109,9 +109,11 @@ class Examiner:
             if self.program.checks:
                 space["check"](candidate)
             return {"outcome": "passed"}
+        except _Stop:
+            raise
         except _TestFailed as error:
             return {"outcome": "wrong", "message": str(error)}
-        except Exception as error:
+        except BaseException as error:  # a test that exits must not take the examiner with it
             return _why_test_raised(error, candidate)
 
     def _run_inputs(self, candidate: _Candidate, counter: _Counter, mode: str) -> dict[str, Any]:
@@ -181,11 +183,11 @@ class _Candidate:
         if kind == "foreign":
             self._stop({"outcome": "wrong", "message": f"{self.last_call()} returned {str(reply[1])[:200]}"})
         report = _checked_report(reply)
-        error = _rebuild(report)
-        self.raised = (error, report)
-        if not isinstance(error, Exception):
+        rebuilt = _rebuild(report)
+        self.raised = (rebuilt, report)
+        if not isinstance(rebuilt, Exception):
             self._stop({"outcome": "raised", **report})
-        raise error
+        raise rebuilt
 
     def __getattr__(self, name: str) -> NoReturn:
         self._stop({"outcome": "unjudgeable", "message": f"the test looks at {self.__name__}.{name}"})
@@ -241,7 +243,8 @@ class _Counter:
 
     def equal(self, number: int, left: Any, right: Any) -> None:
         """``assert left == right``."""
-        if not left == right:
+        same = left == right  # not !=, which a type may define otherwise
+        if not same:
             candidate = self._candidate
             if not candidate.returned or (left is not candidate.value and right is not candidate.value):
                 raise _TestFailed(f"{self._sources[number][:200]}; got {show(left)} and {show(right)}")
@@ -250,7 +253,7 @@ class _Counter:
         self.passed += 1
 
 
-def _why_test_raised(error: Exception, candidate: _Candidate) -> dict[str, Any]:
+def _why_test_raised(error: BaseException, candidate: _Candidate) -> dict[str, Any]:
     if candidate.raised is not None and error is candidate.raised[0]:
         return {"outcome": "raised", **candidate.raised[1]}
     if isinstance(error, NameError) or not (candidate.returned or candidate.raised):

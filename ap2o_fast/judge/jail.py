@@ -7,10 +7,11 @@ gives up everything it does not need (`confine`) before it sees a line of the an
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 
 from ap2o_fast.judge import kernel, syscalls
@@ -44,15 +45,20 @@ class Features:
         return asdict(self)
 
 
-def probe(cgroup: str) -> Features:
+def probe(cgroup: str, without: Collection[str] = ()) -> Features:
     """Try each boundary in a process of its own, by the very functions that build the jail.
 
     Args:
         cgroup: empty if cgroup limits are in force, else why not.
+        without: boundaries to leave out.
     """
-    return Features(
-        namespaces=_try(_probe_namespaces), landlock=_try(_probe_landlock), seccomp=_try(_probe_seccomp), cgroup=cgroup
-    )
+    found = {
+        "namespaces": _try(_probe_namespaces),
+        "landlock": _try(_probe_landlock),
+        "seccomp": _try(_probe_seccomp),
+        "cgroup": cgroup,
+    }
+    return Features(**{name: "left out on request" if name in without else why for name, why in found.items()})
 
 
 def enter_namespaces() -> None:
@@ -132,7 +138,8 @@ def confine(
         syscalls.install(filter_program)
 
 
-def interpreter_paths() -> list[str]:
+@functools.cache
+def interpreter_paths() -> tuple[str, ...]:
     """What Python needs to read so that lazy imports work: its prefixes, installed packages, shared libraries.
 
     Folders of source code on `sys.path` (a checkout, which may hold tests and data) are not among them.
@@ -144,7 +151,7 @@ def interpreter_paths() -> list[str]:
         inside = any(path.startswith(parent + "/") for parent in kept)
         if not inside and path != "/" and os.path.exists(path):
             kept.append(path)
-    return kept
+    return tuple(kept)
 
 
 def _is_library(path: str) -> bool:

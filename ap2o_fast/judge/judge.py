@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import os
 import queue
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,17 +18,20 @@ from ap2o_fast.errors import MachineError, SandboxRefused, UsageError
 from ap2o_fast.judge import values
 from ap2o_fast.judge.analysis import ANALYSERS
 from ap2o_fast.judge.decide import Limits, clean, decide
-from ap2o_fast.judge.jail import Features, describe
+from ap2o_fast.judge.jail import describe
 from ap2o_fast.judge.lane import Lane, LaneLost
 from ap2o_fast.judge.verdict import ErrorType, Verdict
 
-if TYPE_CHECKING:  # the processes of the judge import this package, and want none of what these import
+if TYPE_CHECKING:  # the judge's processes import this package, and want nothing of what these import
     from ap2o_fast.config import JudgeSettings
     from ap2o_fast.problems.problem import Problem
 
 _ATTEMPTS = 3
 _REFERENCE_FACTOR = 30.0
 _REMEMBERED = 4096
+# Judged at the start and after every so many answers.
+_CANARY_EVERY = 500
+_CANARIES = (("def f(x): return x + 1", ErrorType.Passed), ("def f(x): return x", ErrorType.WrongResult))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +62,16 @@ class _Task:
     ready: bool = False
 
 
-def detect_level() -> tuple[int, list[str]]:
-    """The isolation level to be had here (0 to 4), and what was found, with fixes, in words."""
+def detect_level(without: Collection[str] = ()) -> tuple[int, list[str]]:
+    """The isolation level to be had here (0 to 4), and what was found, with fixes, in words.
+
+    Args:
+        without: boundaries to leave out (namespaces, landlock, seccomp, cgroup), to see what remains.
+    """
     if sys.platform != "linux":
         return 0, [f"the sandbox needs Linux, this is {sys.platform}"]
     try:
-        lane = Lane(memory_mib=1024, run=False)
+        lane = Lane(memory_mib=1024, without=without, run=False)
     except LaneLost as error:
         return 0, [str(error)]
     lane.close()
@@ -75,13 +83,17 @@ class Judge:
 
     Args:
         settings: workers, limits and the least isolation.
+        without: boundaries to leave out, as in `detect_level`; the level falls accordingly.
 
     Errors: on entry `SandboxRefused` where the machine's isolation is below ``settings.min_level``, `MachineError`
     where the judge's processes do not start or fail their self-test.
     """
 
-    def __init__(self, settings: JudgeSettings) -> None:
+    def __init__(self, settings: JudgeSettings, *, without: Collection[str] = ()) -> None:
+        from ap2o_fast.problems.problem import Problem  # here and not above: see there
+
         self.settings = settings
+        self._without = without
         self._workers = settings.workers or len(os.sched_getaffinity(0))
         self._level = 0
         self._lanes: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
@@ -90,6 +102,8 @@ class Judge:
         self._pool: ThreadPoolExecutor | None = None
         self._tasks: collections.OrderedDict[int, _Task] = collections.OrderedDict()
         self._numbers = 0
+        self._judged = itertools.count(1)
+        self._canary = Problem(task_id="canary", prompt="", entry_point="f", test="assert f(2) == 3")
 
     @property
     def level(self) -> int:
@@ -178,7 +192,7 @@ class Judge:
             raise UsageError(
                 f"problem {problem.task_id} is in {problem.language}", why=f"the judge knows {', '.join(ANALYSERS)}"
             )
-        return self._pool_open().submit(self._judge_one, problem, code)
+        return self._pool_open().submit(self._judge_watched, problem, code)
 
     def _pool_open(self) -> ThreadPoolExecutor:
         if self._pool is None:
@@ -193,6 +207,11 @@ class Judge:
             memory_mib=settings.memory_mib,
             output=settings.output_kib << 10,
         )
+
+    def _judge_watched(self, problem: Problem, code: str) -> Verdict:
+        if next(self._judged) % _CANARY_EVERY == 0:
+            self._self_test()
+        return self._judge_one(problem, code)
 
     def _judge_one(self, problem: Problem, code: str) -> Verdict:
         task = self._task(problem)
@@ -272,22 +291,16 @@ class Judge:
             return task
 
     def _start_lane(self) -> Lane:
-        lane = Lane(memory_mib=self.settings.memory_mib)
+        lane = Lane(memory_mib=self.settings.memory_mib, without=self._without)
         with self._guard:
             self._open.add(lane)
         return lane
 
     def _self_test(self) -> None:
-        """A known right and a known wrong answer, before anything counts."""
-        from ap2o_fast.problems.problem import Problem
-
-        problem = Problem(task_id="self-test", prompt="", entry_point="f", test="assert f(2) == 3")
-        for code, error in (
-            ("def f(x): return x + 1", ErrorType.Passed),
-            ("def f(x): return x", ErrorType.WrongResult),
-        ):
-            verdict = self.judge(problem, code)
-            if verdict.error is not error:
+        """A known right and a known wrong answer: an unexpected verdict stops everything."""
+        for code, error in _CANARIES:
+            verdict = self._judge_one(self._canary, code)
+            if verdict.error is not error and self._pool is not None:
                 raise MachineError(
                     f"the judge fails its self-test: {error.name} expected, got {verdict.error.name}",
                     why=verdict.message,

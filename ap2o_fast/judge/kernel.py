@@ -38,7 +38,7 @@ _FILE_ONLY = READ_WRITE_FILE
 
 
 @functools.cache
-def _libc() -> ctypes.CDLL:
+def warm() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
@@ -50,31 +50,31 @@ def _check(result: int, what: str) -> int:
 
 
 def _syscall(what: str, number: int, *arguments: object) -> int:
-    return _check(_libc().syscall(ctypes.c_long(number), *arguments), what)
+    return _check(warm().syscall(ctypes.c_long(number), *arguments), what)
 
 
 def unshare(flags: int) -> None:
     """Move this process (and, for the pid namespace, its next child) into new namespaces."""
-    _check(_libc().unshare(ctypes.c_int(flags)), "unshare")
+    _check(warm().unshare(ctypes.c_int(flags)), "unshare")
 
 
 def prctl(option: int, value: int, argument: int = 0) -> None:
     """Set one process attribute."""
     zero = ctypes.c_ulong(0)
-    _check(_libc().prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(argument), zero, zero), f"prctl {option}")
+    _check(warm().prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(argument), zero, zero), f"prctl {option}")
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
     """mount(2)."""
     _check(
-        _libc().mount(source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), data.encode()),
+        warm().mount(source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), data.encode()),
         f"mount {target}",
     )
 
 
 def unmount(target: str) -> None:
     """Detach a mount at once, whoever still uses it."""
-    _check(_libc().umount2(target.encode(), ctypes.c_int(MNT_DETACH)), f"umount {target}")
+    _check(warm().umount2(target.encode(), ctypes.c_int(MNT_DETACH)), f"umount {target}")
 
 
 def restrict_mount(target: str, *, devices: bool = False, recursive: bool = True) -> None:
@@ -107,7 +107,7 @@ def pivot_root(new_root: str) -> None:
 def drop_capabilities() -> None:
     """Give up every capability; with no_new_privs none can be had again."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    _check(_libc().capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    _check(warm().capset(header, (ctypes.c_uint32 * 6)()), "capset")
 
 
 def landlock_abi() -> int:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ class Lane:
 
     Args:
         memory_mib: the address space of one answer, for limits that the supervisor sets up once.
+        without: boundaries to leave out.
         run: False asks only what isolation can be had.
     """
 
-    def __init__(self, *, memory_mib: int, run: bool = True) -> None:
+    def __init__(self, *, memory_mib: int, without: Collection[str] = (), run: bool = True) -> None:
         ours, theirs = pair()
         root = str(Path(__file__).resolve().parents[2])
         self._channel = Channel(ours)
@@ -49,7 +51,8 @@ class Lane:
                 close_fds=True,
             )
         try:
-            self._channel.send({"run": run, "memory_mib": memory_mib, "parent": os.getpid()}, timeout=_REPLY_SECONDS)
+            hello = {"run": run, "memory_mib": memory_mib, "without": list(without), "parent": os.getpid()}
+            self._channel.send(hello, timeout=_REPLY_SECONDS)
             self.features = Features(**self._channel.receive(timeout=_START_SECONDS)["features"])
         except (Closed, TimeoutError, BadFrame) as error:
             self.close()

@@ -37,17 +37,24 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     trainer = Channel(end)
     status = 0
+    group = cgroup.Group()
+    supervisor: _Supervisor | None = None
     try:
         hello = trainer.receive(timeout=60)
-        limits = cgroup.enter(hello["memory_mib"]) if hello["run"] else cgroup.probe()
-        features = jail.probe(limits)
+        group = cgroup.make(hello["memory_mib"])
+        features = jail.probe(group.missing, hello["without"])
         trainer.send({"features": features.as_dict()})
         if hello["run"]:
-            _Supervisor(trainer, features, hello["parent"]).serve()
+            supervisor = _Supervisor(trainer, features, group, hello["parent"])
+            supervisor.serve()
     except (Closed, TimeoutError):
         pass
     except _Broken:
         status = 1
+    finally:
+        if supervisor is not None:
+            supervisor.end()
+        group.remove()
     os._exit(status)
 
 
@@ -77,14 +84,6 @@ class _Helper:
         theirs.close()
         self.channel = Channel(ours)
 
-    def give(self, descriptors: list[int], message: Any) -> None:
-        """Send descriptors, then a frame. Raises `Closed`."""
-        try:
-            socket.send_fds(self.channel.socket, [b"f"], descriptors)
-        except OSError as error:
-            raise Closed(str(error)) from None
-        self.channel.send(message, timeout=_GRACE_SECONDS)
-
     def end(self) -> None:
         """Kill and reap."""
         self.channel.close()
@@ -94,9 +93,10 @@ class _Helper:
 
 
 class _Supervisor:
-    def __init__(self, trainer: Channel, features: jail.Features, parent: int) -> None:
+    def __init__(self, trainer: Channel, features: jail.Features, group: cgroup.Group, parent: int) -> None:
         self._trainer = trainer
         self._features = features
+        self._group = group
         self._parent = parent
         self._problem: dict[str, Any] = {}
         self._examiner: _Helper | None = None
@@ -124,12 +124,13 @@ class _Supervisor:
         control = Channel(control_end)
         try:
             try:
-                self._forks.give([answer_end.fileno(), monitor_end.fileno()], request["limits"])
+                descriptors = [answer_end.fileno(), monitor_end.fileno()]
+                self._forks.channel.give(descriptors, request["limits"], timeout=_GRACE_SECONDS)
             except (Closed, TimeoutError):
                 raise _Broken from None
             task = {"code": request["code"], "mode": request["mode"]}
             with contextlib.suppress(Closed, TimeoutError):
-                self._examiner.give([examiner_end.fileno()], task)
+                self._examiner.channel.give([examiner_end.fileno()], task, timeout=_GRACE_SECONDS)
             for end in (answer_end, examiner_end, monitor_end):
                 end.close()
             return self._collect(control, request["limits"]["wall"] + _GRACE_SECONDS)
@@ -173,12 +174,19 @@ class _Supervisor:
                 raise Closed("the trainer is gone")
         return {"finding": finding, "run": run}
 
+    def end(self) -> None:
+        """End the processes below; what they forked ends with them."""
+        self._end_examiner()
+        self._forks.end()
+
     def _end_examiner(self) -> None:
         if self._examiner is not None:
             self._examiner.end()
             self._examiner = None
 
     def _serve_forks(self, end: socket.socket) -> None:
+        if not self._features.cgroup:
+            self._group.enter()
         zygote.serve(end, self._features)
 
     def _serve_examiner(self, end: socket.socket) -> None:
@@ -186,17 +194,19 @@ class _Supervisor:
         os.dup2(os.open("/dev/null", os.O_WRONLY), 2)
         program = b"" if self._features.seccomp else syscalls.program(examiner=True)
         jail.confine(
-            self._features, work=None, memory_mib=_EXAMINER_MIB, cpu_seconds=None, processes=True, filter_program=program
+            self._features,
+            work=None,
+            memory_mib=_EXAMINER_MIB,
+            cpu_seconds=None,
+            processes=True,
+            filter_program=program,
         )
         examiner = Examiner(self._problem)
         supervisor = Channel(end)
         while True:
             try:
-                _, descriptors, _, _ = socket.recv_fds(end, 1, 1)
-                if not descriptors:
-                    return
-                task = supervisor.receive(timeout=_GRACE_SECONDS)
-                answer = Channel(adopt(descriptors[0]))
+                (descriptor,), task = supervisor.take(1, timeout=_GRACE_SECONDS)
+                answer = Channel(adopt(descriptor))
                 finding = examiner.examine(answer, task["code"], task["mode"])
                 answer.close()
                 supervisor.send(finding, timeout=_GRACE_SECONDS)

@@ -17,7 +17,7 @@ import fractions
 import itertools
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 MAX_DEPTH = 150
@@ -34,12 +34,13 @@ _SEQUENCES: dict[type, str] = {
     type({}.keys()): "dk",
     type({}.values()): "dv",
 }
+_EMPTY: tuple[Iterable[Any], ...] = ([], (), "", b"", set(), {}, range(0), {}.values(), {}.items())
 _ITERATORS = frozenset(
     [types.GeneratorType, map, filter, zip, enumerate, reversed, itertools.chain, itertools.islice, itertools.product]
     + [itertools.permutations, itertools.combinations, itertools.accumulate, itertools.zip_longest, itertools.starmap]
     + [itertools.takewhile, itertools.dropwhile, itertools.compress, itertools.combinations_with_replacement]
     + [itertools.count, itertools.cycle, itertools.repeat]
-    + [type(iter(empty)) for empty in ([], (), "", b"", set(), {}, range(0), {}.values(), {}.items())]
+    + [type(iter(empty)) for empty in _EMPTY]
     + [type(reversed([])), type(reversed({}))]
 )
 _MAPPINGS: dict[type, str] = {
@@ -48,6 +49,12 @@ _MAPPINGS: dict[type, str] = {
     collections.OrderedDict: "O",
     collections.defaultdict: "D",
     type({}.items()): "di",
+}
+
+
+_TYPES: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (int, float, complex, str, bytes, bool, list, tuple, dict, set, frozenset, range, object)
 }
 
 
@@ -119,8 +126,10 @@ def _encode_rare(kind: type, value: Any) -> Any:
         return ["fr", hex(value.numerator), hex(value.denominator)]
     if kind is datetime.timedelta:
         return ["td", value.days, value.seconds, value.microseconds]
-    if kind in (datetime.datetime, datetime.time) and value.tzinfo is None or kind is datetime.date:
+    if (kind in (datetime.datetime, datetime.time) and value.tzinfo is None) or kind is datetime.date:
         return ["iso", kind.__name__, value.isoformat()]
+    if kind is type and _TYPES.get(value.__name__) is value:
+        return ["ty", value.__name__]
     if kind.__module__ == "numpy":
         numpy = sys.modules.get("numpy")
         name = kind.__name__
@@ -151,7 +160,7 @@ def _pairs(form: list[Any]) -> dict[Any, Any]:
     items = _rest(form)
     if len(items) % 2:
         raise ValueError("a key without a value")
-    return dict(zip(items[::2], items[1::2]))
+    return dict(zip(items[::2], items[1::2], strict=True))
 
 
 def _strings(form: list[Any], count: int) -> list[str]:
@@ -167,7 +176,8 @@ def _numbers(form: list[Any], count: int) -> list[int]:
 
 def _iso(form: list[Any]) -> Any:
     name, text = _strings(form, 2)
-    return {"date": datetime.date, "time": datetime.time, "datetime": datetime.datetime}[name].fromisoformat(text)
+    kinds: dict[str, Any] = {"date": datetime.date, "time": datetime.time, "datetime": datetime.datetime}
+    return kinds[name].fromisoformat(text)
 
 
 def _defaultdict(form: list[Any]) -> Any:
@@ -199,4 +209,5 @@ _DECODERS: dict[str, Callable[[list[Any]], Any]] = {
     "fr": lambda form: fractions.Fraction(*_numbers(form, 2)),
     "td": lambda form: datetime.timedelta(*form[1:4]),
     "iso": _iso,
+    "ty": lambda form: _TYPES[_strings(form, 1)[0]],
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 MAX_FRAME = 64 << 20
@@ -36,7 +37,7 @@ class Channel:
         self.socket.settimeout(timeout)
         try:
             self.socket.sendall(len(body).to_bytes(4, "big") + body)
-        except socket.timeout:
+        except TimeoutError:
             raise TimeoutError("send") from None
         except OSError as error:
             raise Closed(str(error)) from None
@@ -51,6 +52,25 @@ class Channel:
             return json.loads(self._exactly(size, deadline))
         except (ValueError, RecursionError) as error:
             raise BadFrame(str(error)) from None
+
+    def give(self, descriptors: Sequence[int], message: Any, *, timeout: float) -> None:
+        """Send descriptors, then a frame. Raises as `send`."""
+        try:
+            socket.send_fds(self.socket, [b"f"], descriptors)
+        except OSError as error:
+            raise Closed(str(error)) from None
+        self.send(message, timeout=timeout)
+
+    def take(self, count: int, *, timeout: float) -> tuple[list[int], Any]:
+        """Wait, as long as the other end lives, for what it gives: `count` descriptors, then a frame in time."""
+        self.socket.settimeout(None)
+        try:
+            _, descriptors, _, _ = socket.recv_fds(self.socket, 1, count)
+        except OSError as error:
+            raise Closed(str(error)) from None
+        if len(descriptors) != count:
+            raise Closed("end of stream")
+        return descriptors, self.receive(timeout=timeout)
 
     def close(self) -> None:
         """Close this end."""
@@ -68,7 +88,7 @@ class Channel:
                 self.socket.settimeout(None)
             try:
                 piece = self.socket.recv(min(size - len(buffer), 1 << 20))
-            except socket.timeout:
+            except TimeoutError:
                 raise TimeoutError("receive") from None
             except OSError as error:
                 raise Closed(str(error)) from None

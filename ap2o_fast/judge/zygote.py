@@ -28,9 +28,10 @@ from ap2o_fast.judge.wire import Channel, Closed, adopt
 
 # What answers import most: loaded once, so that a fork has them for nothing.
 _WARM = (
-    "abc array bisect cmath collections copy dataclasses datetime decimal enum fractions functools heapq itertools json "
-    "math numbers operator random re statistics string time typing"
-).split()
+    *("abc", "array", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum"),
+    *("fractions", "functools", "heapq", "itertools", "json", "math", "numbers", "operator", "random", "re"),
+    *("statistics", "string", "time", "typing"),
+)
 _CHANNEL_FD = 3
 _HIGH_FD = 64
 _SHORTEST_NAP = 0.005
@@ -47,7 +48,9 @@ def serve(end: socket.socket, features: jail.Features) -> None:
         importlib.import_module(name)
     warnings.simplefilter("ignore")
     sys.dont_write_bytecode = True
-    sys.path[:] = [path for path in sys.path if any(path.startswith(kept) for kept in jail.interpreter_paths())]
+    kernel.warm()
+    readable = jail.interpreter_paths()
+    sys.path[:] = [path for path in sys.path if any(path.startswith(kept) for kept in readable)]
     channel = Channel(end)
     if not features.namespaces:
         jail.enter_namespaces()
@@ -59,11 +62,8 @@ def serve(end: socket.socket, features: jail.Features) -> None:
     channel.send(["ready"])
     while True:
         try:
-            _, descriptors, _, _ = socket.recv_fds(end, 1, 2)
-            if len(descriptors) != 2:
-                os._exit(0)
-            limits = channel.receive(timeout=10)
-        except (Closed, OSError):
+            descriptors, limits = channel.take(2, timeout=10)
+        except (Closed, TimeoutError):
             os._exit(0)
         if os.fork() == 0:
             end.close()

@@ -98,7 +98,7 @@ def general(row: Row) -> Problem:
 
 
 def mbpp(row: Row) -> Problem:
-    """MBPP's first form: text, code, test_setup_code, test_list. As is the custom, `challenge_test_list` is not used."""
+    """MBPP's first form: text, code, test_setup_code, test_list. By custom, `challenge_test_list` is not used."""
     return _mbpp(row, _text(row, "text"), _text(row, "test_setup_code"))
 
 

@@ -20,7 +20,7 @@ FILES = (".jsonl", ".jsonl.gz", ".json")
 
 def is_file(source: str) -> bool:
     """True if `source` names a file rather than a Hub data set: by its ending, or because it is there."""
-    return source.endswith(FILES) or Path(source).exists()
+    return source.endswith(FILES) or Path(source).is_file()
 
 
 def starter() -> Rows:

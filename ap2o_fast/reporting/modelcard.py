@@ -11,6 +11,23 @@ from ap2o_fast.reporting.report import SYSTEMS, caveats, sandbox_level
 from ap2o_fast.reporting.run import Run, best_quiz, error_rows, read_run
 from ap2o_fast.reporting.text import change, clean, duration, estimate, percent
 
+METHOD = (
+    "Preference optimisation on the model's own mistakes (AP2O-Coder, arXiv 2510.02393), with ap2o_fast: answers "
+    "sampled, judged in a sandbox and typed by error; DPO on pairs of a passed and a failed answer; short quizzes that "
+    "decide what to practise again."
+)
+USE = (
+    "## Use",
+    "",
+    "```python",
+    "from transformers import AutoModelForCausalLM, AutoTokenizer",
+    "",
+    'model = AutoModelForCausalLM.from_pretrained(".")  # the folder of this checkpoint',
+    'tokenizer = AutoTokenizer.from_pretrained(".")',
+    "```",
+    "",
+)
+
 
 def write_model_card(run: Path) -> list[Path]:
     """Write README.md into the run folder, and into ``checkpoints/best`` where that exists.
@@ -47,15 +64,8 @@ def card(run: Run) -> str:
     head += ["tags:", "- code", "- dpo", "- ap2o", "---", ""]
     system = str(run.setting("curriculum.system", ""))
     body = [f"# {shown}, trained with {SYSTEMS.get(system, system or 'ap2o_fast')}", ""]
-    body += [
-        "Preference optimisation on the model's own mistakes (AP2O-Coder, arXiv 2510.02393), with ap2o_fast: answers "
-        "sampled, judged in a sandbox and typed by error; DPO on pairs of a passed and a failed answer; short quizzes "
-        "that decide what to practise again.",
-        "",
-    ]
-    body += (
-        _results(run) + _training(run) + _use() + ["## Limits", ""] + [f"- {_inline(line)}" for line in caveats(run)]
-    )
+    body += [METHOD, "", *_results(run), *_training(run), *USE, "## Limits", ""]
+    body += [f"- {_inline(line)}" for line in caveats(run)]
     body += [
         "- Tested on short Python functions with unit tests; a passed test is no proof of correct or safe code.",
         "- Licence and intended use are those of the base model and of the data.",
@@ -71,17 +81,15 @@ def _results(run: Run) -> list[str]:
     before, after = run.before, run.after
     test = after or before
     assert test is not None
-    lines += [
+    how = (
         f"{test.problems:,} test problems, {test.answers:,} judged answers, temperature "
         f"{run.setting('evaluate.temperature', '?')}; unbiased pass@k, 95% confidence intervals by bootstrap over "
-        "problems (paired for the change, in percentage points).",
-        "",
-        "| | before | after | change |",
-        "|---|---:|---:|---:|",
-    ]
+        "problems (paired for the change, in percentage points)."
+    )
+    lines += [how, "", "| | before | after | change |", "|---|---:|---:|---:|"]
     seed = int(run.setting("seed", 0))
     for k in sorted(test.pass_at_k):
-        old, new = before and before.pass_at_k.get(k), after and after.pass_at_k.get(k)
+        old, new = (found.pass_at_k.get(k) if found else None for found in (before, after))
         difference = change(compare(before, after, k, seed)) if before and after else "–"
         lines.append(f"| pass@{k} | {estimate(old)} | {estimate(new)} | {difference} |")
     rows = error_rows(before, after)
@@ -114,20 +122,6 @@ def _training(run: Run) -> list[str]:
     if best:
         facts.append(("kept checkpoint", f"epoch {best['epoch']}, quiz pass@1 {percent(best.get('pass@1'))}"))
     return [*lines, *(f"- {name}: {_inline(str(value))}" for name, value in facts if value is not None), ""]
-
-
-def _use() -> list[str]:
-    return [
-        "## Use",
-        "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        'model = AutoModelForCausalLM.from_pretrained(".")  # the folder of this checkpoint',
-        'tokenizer = AutoTokenizer.from_pretrained(".")',
-        "```",
-        "",
-    ]
 
 
 def _inline(text: str) -> str:

@@ -120,7 +120,7 @@ def progress(
         _say(console, state.summary(finished))
 
 
-def result_tables(before: Evaluation | None, after: Evaluation | None, seed: int = 0) -> list[Table]:
+def result_tables(before: Evaluation | None, after: Evaluation | None, seed: int) -> list[Table]:
     """The tables of pass@k and of errors, before and after training; either may be missing."""
     return [_pass_table(before, after, seed), _error_table(before, after)]
 
@@ -130,10 +130,14 @@ def print_results(
     after: Evaluation | None,
     *,
     paths: Mapping[str, Path],
-    seed: int = 0,
+    seed: int,
     console: Console | None = None,
 ) -> None:
-    """Print `result_tables` and where the files are, e.g. ``{"report": ..., "checkpoint": ...}``."""
+    """Print `result_tables` and where the files are, e.g. ``{"report": ..., "checkpoint": ...}``.
+
+    Args:
+        seed: the run's, for the bootstrap: the report's intervals are then the same.
+    """
     console = console or Console()
     for table in result_tables(before, after, seed):
         console.print(table)
@@ -207,9 +211,9 @@ def _error_table(before: Evaluation | None, after: Evaluation | None) -> Table:
     for name, old, new in error_rows(before, after):
         delta = signed(new - old) if before and after else "–"
         table.add_row(escape(name), f"{old:,}" if before else "–", f"{new:,}" if after else "–", delta)
+    table.add_section()
     for label, count in (("failed in all", "errors"), ("not judged, left out", "left_out")):
         totals = [sum(getattr(test, count).values()) if test else None for test in (before, after)]
         if any(totals):
-            table.add_section()
             table.add_row(label, *("–" if total is None else f"{total:,}" for total in totals), "")
     return table

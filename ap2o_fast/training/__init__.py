@@ -1,0 +1,28 @@
+"""Training: packing, model loading, shared-prefix attention, objective, optimiser step, checkpoints."""
+
+from __future__ import annotations
+
+from ap2o_fast.training.batch import PackedBatch
+from ap2o_fast.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from ap2o_fast.training.model import load_model, load_tokenizer, model_hash, prepare_model, save_model
+from ap2o_fast.training.objective import dpo_step_loss, score
+from ap2o_fast.training.packing import pack, pack_rows, packing_efficiency
+from ap2o_fast.training.step import Trainer
+
+__all__ = [
+    "PackedBatch",
+    "Trainer",
+    "dpo_step_loss",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "load_model",
+    "load_tokenizer",
+    "model_hash",
+    "pack",
+    "pack_rows",
+    "packing_efficiency",
+    "prepare_model",
+    "save_checkpoint",
+    "save_model",
+    "score",
+]

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ap2o_fast.errors import DataError, MachineError
+from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
 from ap2o_fast.training.step import Trainer
 
-MANIFEST = "COMPLETE.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _log = logging.getLogger(__name__)
 
@@ -48,11 +48,10 @@ def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> Pa
         state = {"step": trainer.step, "total_steps": trainer.total_steps, "extra": extra}
         (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         hashes = {path.name: _hash(path) for path in sorted(partial.iterdir())}
-        (partial / MANIFEST).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
-        for path in (*partial.iterdir(), partial):
-            _sync(path)
+        (partial / COMPLETE).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
+        sync_tree(partial)
         os.rename(partial, final)
-        _sync(folder)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise MachineError(
@@ -70,7 +69,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint under `folder`, or None. Incomplete ones are logged as ignored."""
     complete = []
     for candidate in _folders(Path(folder)):
-        if candidate.suffix == ".partial" or not (candidate / MANIFEST).exists():
+        if candidate.suffix == ".partial" or not (candidate / COMPLETE).exists():
             _log.warning("ignored %s: it is incomplete, the run was stopped while writing it", candidate)
         else:
             complete.append(candidate)
@@ -163,18 +162,18 @@ def _restore(
 
 
 def _verify(found: Path) -> None:
-    hashes = json.loads((found / MANIFEST).read_text(encoding="utf-8"))
+    hashes = json.loads((found / COMPLETE).read_text(encoding="utf-8"))
     for name, expected in hashes.items():
         path = found / name
         if not path.exists() or _hash(path) != expected:
             raise DataError(
-                f"{path} is damaged: its hash is not the one in {MANIFEST}",
+                f"{path} is damaged: its hash is not the one in {COMPLETE}",
                 do=f"delete {found} and start the run again, or restore it from a copy",
             )
 
 
 def _next_folder(folder: Path, step: int) -> Path:
-    """A name no checkpoint has: one step may be saved again with another `extra`, and the old one must stay till then."""
+    """A name no checkpoint has: a step may be saved again with another `extra`, and the old one must stay till then."""
     taken = {path.name for path in _folders(folder)}
     serial = next(i for i in count(1) if f"step-{step:08d}-{i:04d}" not in taken)
     return folder / f"step-{step:08d}-{serial:04d}"
@@ -190,11 +189,3 @@ def _hash(path: Path) -> str:
         while block := file.read(1 << 24):
             digest.update(block)
         return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

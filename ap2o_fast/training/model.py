@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,8 +24,9 @@ from transformers import (
 from ap2o_fast.config import ModelSettings
 from ap2o_fast.errors import MachineError, UsageError
 from ap2o_fast.training.attention import NAME
+from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
 from ap2o_fast.training.forward import packed_hidden
-from ap2o_fast.training.packing import SharedPrompt, pack_sequences
+from ap2o_fast.training.packing import SharedPrompt, Tokens, pack_sequences
 
 
 def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -35,23 +40,32 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
         torch.set_num_threads(settings.threads)
     device = _device(settings.device)
     try:
-        config = AutoConfig.from_pretrained(settings.name, revision=settings.revision)
-        check_config(config, settings.name)
-        tokenizer = AutoTokenizer.from_pretrained(settings.name, revision=settings.revision)
+        check_config(AutoConfig.from_pretrained(settings.name, revision=settings.revision), settings.name)
         model = AutoModelForCausalLM.from_pretrained(
             settings.name, revision=settings.revision, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
         )
-    except UsageError:
-        raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _load_error(settings, error) from error
+    tokenizer = load_tokenizer(settings)
     try:
-        model = model.to(device)
+        model.to(device)
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"{settings.name} does not fit on {device}", why=str(error), do="take a smaller model or another device"
         ) from error
     return prepare_model(model), tokenizer
+
+
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """Load the model's tokenizer alone.
+
+    Errors: `MachineError` where it is not to be had.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(settings.name, revision=settings.revision)
+    except (OSError, ValueError) as error:
+        raise _load_error(settings, error) from error
+    return tokenizer
 
 
 def prepare_model(model: PreTrainedModel) -> PreTrainedModel:
@@ -108,30 +122,46 @@ def model_hash(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    note: Mapping[str, Any] | None = None,
+) -> None:
     """Write an ordinary Hugging Face checkpoint (safetensors, tokenizer, generation settings), replacing `folder`.
 
-    It is written beside and renamed, so `folder` holds the old or the new model, never half of one.
+    It is written beside, synced and renamed, so `folder` is the old or the new model, or for an instant absent, never
+    half of one.
+
+    Args:
+        note: written as JSON to the file ``COMPLETE`` in the folder.
 
     Errors: `MachineError` where it cannot be written; the old one is intact then.
     """
     folder = Path(folder)
-    beside, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    beside, old = folder.with_name(f"{folder.name}.partial"), folder.with_name(f"{folder.name}.old")
+    if old.exists() and not folder.exists():
+        os.rename(old, folder)
     try:
         for left_over in (beside, old):
             shutil.rmtree(left_over, ignore_errors=True)
         beside.mkdir(parents=True)
         model.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
+        (beside / COMPLETE).write_text(json.dumps(dict(note or {})), encoding="utf-8")
+        sync_tree(beside)
         if folder.exists():
             os.rename(folder, old)
         os.rename(beside, folder)
+        sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise MachineError(f"cannot write the model to {folder}", why=str(error), do="free some disk space") from error
+        raise MachineError(
+            f"cannot write the model to {folder}",
+            why=str(error),
+            do="free some disk space; the model before it is intact",
+        ) from error
 
 
 def _device(name: str) -> torch.device:
@@ -146,8 +176,10 @@ def _device(name: str) -> torch.device:
 
 
 def _load_error(settings: ModelSettings, error: Exception) -> Exception:
-    reason = str(error).strip().splitlines()[0]
-    if isinstance(error, ValueError) and not isinstance(error, OSError):
+    if isinstance(error, UsageError):
+        return error
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if isinstance(error, ValueError):
         return _unsupported(settings.name, reason)
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "ON", "YES"}:
         hint = "HF_HUB_OFFLINE is set: unset it, or set model.name to a folder that holds the model"
@@ -163,13 +195,14 @@ def _unsupported(name: str, why: str) -> UsageError:
     return UsageError(
         f"model {name!r} is not supported",
         why=why,
-        do="take a decoder-only model with full attention and a plain head: Llama, Qwen2, Qwen2.5-Coder, Qwen3, SmolLM2",
+        do="take a decoder-only model with full attention and a plain head: Llama, SmolLM2, Qwen2.5-Coder, Qwen3",
     )
 
 
 def _check_exact(model: PreTrainedModel, name: str) -> None:
     """Compare the packed forward of a prompt with two answers to the model's own logits on the two separate texts."""
-    prompt, answers = [1, 2, 3], [[4, 5], [6]]
+    prompt: Tokens = [1, 2, 3]
+    answers: list[Tokens] = [[4, 5], [6]]
     batch = pack_sequences([SharedPrompt(prompt=prompt, answers=answers)]).to(model.device)
     head = model.get_output_embeddings()
     with torch.no_grad():
@@ -178,7 +211,7 @@ def _check_exact(model: PreTrainedModel, name: str) -> None:
         except (TypeError, AttributeError) as error:
             raise _unsupported(name, f"its forward does not take packed sequences: {error}") from error
         separate = [
-            model(input_ids=torch.tensor([prompt + answer], device=model.device), use_cache=False).logits[0]
+            model(input_ids=torch.tensor([[*prompt, *answer]], device=model.device), use_cache=False).logits[0]
             for answer in answers
         ]
     theirs = torch.cat(
@@ -188,7 +221,7 @@ def _check_exact(model: PreTrainedModel, name: str) -> None:
         ]
     )
     scale = theirs.float().abs().max().clamp(min=1.0)
-    error = float((ours.float() - theirs.float()).abs().max() / scale)
+    change = float((ours.float() - theirs.float()).abs().max() / scale)
     tolerance = 0.05 if model.dtype == torch.bfloat16 else 1e-3
-    if not error <= tolerance:
-        raise _unsupported(name, f"packed sequences change its logits by {error:.2g} of their largest")
+    if not change <= tolerance:
+        raise _unsupported(name, f"packed sequences change its logits by {change:.2g} of their largest")

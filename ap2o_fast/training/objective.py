@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from ap2o_kernels import DpoOutput, linear_dpo, linear_logp
 from transformers import PreTrainedModel
 
 from ap2o_fast.config import LossSettings
 from ap2o_fast.training.batch import PackedBatch
 from ap2o_fast.training.forward import packed_hidden
 from ap2o_fast.training.packing import Book, pack_rows
+from ap2o_kernels import DpoOutput, linear_dpo, linear_logp
 
 
 def dpo_step_loss(

@@ -6,6 +6,7 @@ import math
 import resource
 import time
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel

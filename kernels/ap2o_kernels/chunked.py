@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -56,14 +57,14 @@ def split_groups(cu_rows: list[int], pairs: torch.Tensor, limit: int) -> list[Gr
     pairs_over_end = steps.cumsum(0).tolist()
     cuts = [0] + [answer + 1 for answer in range(answers) if pairs_over_end[answer] == 0]
     bounds = [0]
-    for before, cut in zip(cuts[:-1], cuts[1:], strict=True):
+    for before, cut in pairwise(cuts):
         if cu_rows[cut] - cu_rows[bounds[-1]] > limit and before != bounds[-1]:
             bounds.append(before)
     bounds += [answers] if answers else []
     group_of_pair = torch.searchsorted(torch.tensor(bounds), low, right=True) - 1
     return [
         Group(first, last, cu_rows[first], cu_rows[last], (group_of_pair == number).nonzero().flatten())
-        for number, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
+        for number, (first, last) in enumerate(pairwise(bounds))
     ]
 
 

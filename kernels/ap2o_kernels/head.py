@@ -212,7 +212,7 @@ def _check_loss(beta: float, loss_type: str, label_smoothing: float, normalizer:
 def _expect(name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must be {shape}; got {_shape(tensor)}")
-    if dtype is None and not tensor.is_floating_point() or dtype is not None and tensor.dtype != dtype:
+    if not (tensor.is_floating_point() if dtype is None else tensor.dtype == dtype):
         raise ValueError(f"{name} must be {dtype or 'floating'}; got {tensor.dtype}")
 
 

@@ -108,7 +108,8 @@ def test_paired_interval_is_narrower_than_two_separate_ones(tmp_path: Path) -> N
         before, after = evaluate(book, 0, (1,), seed=0), evaluate(book, 1, (1,), seed=0)
     difference = compare(before, after)
     assert difference["value"] == pytest.approx(0.15)
-    assert difference["low"] is not None and difference["low"] > 0.13
+    assert difference["low"] is not None
+    assert difference["low"] > 0.13
     estimate = before.pass_at_k[1]
     assert estimate["high"] - estimate["low"] > 0.1  # type: ignore[operator]
 

@@ -15,6 +15,7 @@ from ap2o_fast.config import Config, save
 from ap2o_fast.evaluation import evaluate, to_dict
 from ap2o_fast.judge.verdict import ErrorType, Verdict
 from ap2o_fast.reporting.metrics import MetricsSink
+from ap2o_fast.reporting.report import write_report
 
 GOOD = '''def running_total(numbers):
     """Return the list of running totals of the numbers."""
@@ -52,7 +53,7 @@ FAULTS: dict[ErrorType, tuple[str, int, str]] = {
 HOSTILE: tuple[tuple[ErrorType, str, int, str], ...] = (
     (
         ErrorType.ValueError,
-        'def f(x):\n    """</td></table><script>alert(1)</script><img src=x onerror=alert(2)>"""\n    raise ValueError("</script>")\n',
+        'def f(x):\n    """</table><script>alert(1)</script><img src=x>"""\n    raise ValueError("</script>")\n',
         3,
         "<script>alert(1)</script><img src=http://example.org/x onerror=alert(2)>",
     ),
@@ -141,6 +142,7 @@ def build(path: Path, *, problems: int = 24, epochs: int = 12, hostile: bool = T
         {
             "python": "3.11.2",
             "device": "cpu",
+            "processor": "\x1b[31mfast<script>alert(3)</script>",
             "note_weights": "The weights were read from an 8-bit file and de-quantised.",
         },
     )
@@ -225,6 +227,14 @@ def build(path: Path, *, problems: int = 24, epochs: int = 12, hostile: bool = T
             )
     (path / "checkpoints" / "best").mkdir(parents=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run, not to be changed, with its report."""
+    run = build(tmp_path_factory.mktemp("runs") / "run-7", epochs=4)
+    write_report(run)
+    return run
 
 
 @pytest.fixture

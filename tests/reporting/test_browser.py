@@ -22,7 +22,17 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no chromium and chromedriver on this machine")
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
 
 
 class Browser:
@@ -93,10 +103,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from conftest import build
-
-    return write_report(build(tmp_path_factory.mktemp("runs") / "run-7", epochs=4))
+def report(whole_run: Path) -> Path:
+    return whole_run / "report.html"
 
 
 def shown_pairs(browser: Browser) -> list[list[str]]:
@@ -110,12 +118,14 @@ def test_draws_every_figure_without_an_error_and_loads_nothing(browser: Browser,
     browser.open(report)
     assert [entry for entry in browser.log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     plots = browser.run(
-        "return [...document.querySelectorAll('[data-plot]')].map(p => p.querySelectorAll('.trace, .bars .point').length)"
+        "return [...document.querySelectorAll('[data-plot]')]"
+        ".map(p => p.querySelectorAll('.scatterlayer .trace, .bars .point').length)"
     )
     assert len(plots) >= 11
     assert min(plots) >= 1
     requests = [json.loads(entry["message"])["message"] for entry in browser.log("performance")]
-    urls = [r["params"]["request"]["url"] for r in requests if r["method"] == "Network.requestWillBeSent"]
+    sent = [entry["params"] for entry in requests if entry["method"] == "Network.requestWillBeSent"]
+    urls = [entry["request"]["url"] for entry in sent if entry["documentURL"].startswith("file:")]
     assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
     assert sum(url.startswith("file:") for url in urls) == 1
 
@@ -165,7 +175,8 @@ def test_fits_a_phone_and_follows_the_colour_scheme(browser: Browser, report: Pa
     browser.open(report)
     assert browser.run("return document.documentElement.scrollWidth") <= 390
     wide = browser.run(
-        "return [...document.querySelectorAll('.plot .main-svg')].filter(s => s.getBoundingClientRect().right > 391).length"
+        "return [...document.querySelectorAll('.plot .main-svg')]"
+        ".filter(s => s.getBoundingClientRect().right > 391).length"
     )
     assert wide == 0
 
@@ -189,7 +200,8 @@ def test_details_open_by_keyboard_and_everything_has_a_name(browser: Browser, re
     browser.open(report)
     nameless = browser.run(
         "return [...document.querySelectorAll('select, [role=region], [role=img], section, nav, form')]"
-        ".filter(e => !(e.ariaLabel || e.getAttribute('aria-labelledby') || e.labels?.length)).map(e => e.outerHTML.slice(0, 80))"
+        ".filter(e => !(e.ariaLabel || e.getAttribute('aria-labelledby') || e.labels?.length))"
+        ".map(e => e.outerHTML.slice(0, 80))"
     )
     assert nameless == []
     browser.run("const d = document.querySelectorAll('.pair')[1]; d.querySelector('summary').focus();")

@@ -4,6 +4,7 @@ programs at random. Its tokenizer has a token for each program, so that it makes
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,6 +31,21 @@ TASKS = {
     "negative": ("x with the other sign", ["f(3) == -3", "f(-2) == 2"]),
 }
 SETS = {"train": ["plus", "twice", "minus", "size"], "quiz": ["next", "double"], "test": ["negative"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Where the tiny model, its problems and its settings lie."""
+
+    folder: Path
+    model: Path
+    settings: Path
+
+
+def make_world(folder: Path) -> World:
+    """Write model, problems and settings into a folder."""
+    model = write_model(folder / "model")
+    return World(folder=folder, model=model, settings=write_settings(folder, model, write_problems(folder)))
 
 
 def write_problems(folder: Path) -> dict[str, Path]:
@@ -71,12 +87,15 @@ def write_model(folder: Path) -> Path:
     answers = torch.tensor([tokenizer.convert_tokens_to_ids(program) for program in PROGRAMS])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     chance = torch.Generator().manual_seed(0)
-    for _ in range(60):
-        prompts = torch.randint(2, 200, (16, 12), generator=chance)
-        picked = answers[torch.randint(len(answers), (16, 1), generator=chance)]
+    text = torch.tensor(tokenizer("".join(PROGRAMS) + str(TASKS))["input_ids"])
+    text = text[text < len(tokenizer) - len(PROGRAMS)]
+    for _ in range(80):
+        length = int(torch.randint(8, 260, (), generator=chance))
+        prompts = text[torch.randint(len(text), (12, length), generator=chance)]
+        picked = answers[torch.randint(len(answers), (12, 1), generator=chance)]
         ids = torch.cat([prompts, picked, torch.ones_like(picked)], dim=1)
         labels = ids.clone()
-        labels[:, :12] = -100
+        labels[:, :length] = -100
         loss = model(ids, labels=labels).loss
         loss.backward()
         optimizer.step()
@@ -86,7 +105,7 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
-def settings(folder: Path, model: Path, files: dict[str, Path]) -> Path:
+def write_settings(folder: Path, model: Path, files: dict[str, Path]) -> Path:
     """A settings file for a run of a few seconds."""
     path = folder / "tiny.toml"
     sources = "".join(f'[problems.{name}]\nsource = "{file}"\n' for name, file in files.items())

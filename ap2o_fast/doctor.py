@@ -1,0 +1,254 @@
+"""`ap2o doctor`: what works on this machine, what does not, and how to mend it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+Status = Literal["ok", "warn", "fail"]
+
+PYTHON = ((3, 10), (3, 13))
+DEMO_MEMORY_GIB = 6.0
+DEMO_DISK_GIB = 2.0
+SLOW_SYNC_MS = 50.0
+OPTIONAL = {
+    "triton": (
+        "fused kernels on a GPU",
+        "comes with a CUDA build of torch; on a CPU build: pip install 'ap2o-fast[triton]'",
+    ),
+    "flash-attn": ("faster attention on a GPU", "pip install 'ap2o-fast[flash]' --no-build-isolation"),
+    "vllm": ("faster sampling on a GPU", "pip install 'ap2o-fast[vllm]'"),
+    "liger-kernel": ("a peer to compare the kernels with", "pip install liger-kernel"),
+    "evalplus": ("scores by EvalPlus itself", "pip install 'ap2o-fast[eval]'"),
+    "datasets": ("problems by Hub name", "pip install 'ap2o-fast[hub]'"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the doctor's report.
+
+    Attributes:
+        name: what was looked at.
+        status: `ok`; `warn`, something is slower or missing; `fail`, a run cannot work.
+        detail: what was found, with units.
+        fix: what to do about it; empty where there is nothing to do.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+
+def findings(*, hub: bool = False, folder: Path | None = None) -> list[Finding]:
+    """Look at everything a run needs and return one `Finding` each. A check that breaks is itself a finding.
+
+    Args:
+        hub: also ask whether the Hugging Face Hub answers; the only check that uses the network.
+        folder: where runs are to be written; None takes the current one.
+    """
+    here = folder or Path.cwd()
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("Python", _python),
+        ("torch", _torch),
+        ("transformers", _transformers),
+        ("memory", _memory),
+        ("disk", lambda: _disk(here)),
+        ("sandbox", _sandbox),
+        ("ap2o_kernels", _kernels),
+        ("optional packages", _optional),
+    ]
+    if hub:
+        checks.append(("Hub", _hub))
+    found: list[Finding] = []
+    for name, check in checks:
+        try:
+            found += check()
+        except Exception as error:  # whatever a broken installation raises is what the reader came to see
+            fix = "pip install --force-reinstall ap2o-fast" if isinstance(error, ImportError) else ""
+            found.append(Finding(name=name, status="fail", detail=f"{type(error).__name__}: {error}", fix=fix))
+    return found
+
+
+def _python() -> Iterator[Finding]:
+    version = platform.python_version()
+    if PYTHON[0] <= sys.version_info[:2] <= PYTHON[1]:
+        yield Finding(name="Python", status="ok", detail=f"{version}, {sys.executable}")
+    else:
+        yield Finding(name="Python", status="warn", detail=f"{version} is untried", fix="use Python 3.10 to 3.13")
+    if sys.platform != "linux":
+        yield Finding(name="system", status="fail", detail=f"{platform.system()} has no sandbox", fix="use Linux")
+
+
+def _torch() -> Iterator[Finding]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    yield Finding(
+        name="torch",
+        status="ok" if threads <= cores else "warn",
+        detail=f"{torch.__version__}, {threads} threads on {cores} usable cores",
+        fix="" if threads <= cores else f"set model.threads={cores}",
+    )
+    if not torch.cuda.is_available():
+        built_for = torch.version.cuda
+        yield Finding(
+            name="GPU",
+            status="warn",
+            detail=f"torch is built for CUDA {built_for} and finds no GPU" if built_for else "a CPU build of torch",
+            fix="check the driver with nvidia-smi" if built_for else "enough for small models; else install CUDA torch",
+        )
+        return
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        major, minor = torch.cuda.get_device_capability(index)
+        name = torch.cuda.get_device_name(index)
+        detail = f"{name}, sm_{major}{minor}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
+        yield Finding(
+            name=f"GPU cuda:{index}",
+            status="ok" if major >= 8 else "warn",
+            detail=detail,
+            fix="" if major >= 8 else "no bfloat16 before sm_80: set model.dtype=float32",
+        )
+
+
+def _transformers() -> Iterator[Finding]:
+    import transformers
+
+    yield Finding(name="transformers", status="ok", detail=transformers.__version__)
+
+
+def _memory() -> Iterator[Finding]:
+    available = _available_gib()
+    if available is None:
+        yield Finding(name="memory", status="warn", detail="cannot be read on this system")
+        return
+    enough = available >= DEMO_MEMORY_GIB
+    yield Finding(
+        name="memory",
+        status="ok" if enough else "warn",
+        detail=f"{available:.1f} GiB available",
+        fix="" if enough else f"the demo may use {DEMO_MEMORY_GIB:.0f} GiB: close other programs",
+    )
+
+
+def _available_gib() -> float | None:
+    """What the kernel says can be had without swapping, or the room left in our cgroup where that is less."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            available = min(available, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such hierarchy, or `max`
+            continue
+    return available / 2**30
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(folder).free / 2**30
+    enough = free >= DEMO_DISK_GIB
+    yield Finding(
+        name="disk space",
+        status="ok" if enough else "warn",
+        detail=f"{free:.1f} GiB free at {folder}",
+        fix="" if enough else f"the demo needs {DEMO_DISK_GIB:.0f} GiB: make room or set run_dir",
+    )
+    write, sync = _write_mb_per_second_and_sync_ms(folder)
+    yield Finding(
+        name="disk speed",
+        status="ok" if sync <= SLOW_SYNC_MS else "warn",
+        detail=f"{write:.0f} MB/s written through, {sync:.1f} ms a small sync",
+        fix="" if sync <= SLOW_SYNC_MS else "the error book syncs once a batch: set run_dir to a local disk",
+    )
+
+
+def _write_mb_per_second_and_sync_ms(folder: Path) -> tuple[float, float]:
+    block, rounds = os.urandom(16 << 20), 5
+    with tempfile.TemporaryFile(dir=folder) as file:
+        started = time.perf_counter()
+        file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+        write = len(block) / 1e6 / (time.perf_counter() - started)
+        times = []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            file.write(block[:4096])
+            file.flush()
+            os.fsync(file.fileno())
+            times.append(time.perf_counter() - started)
+    return write, sorted(times)[rounds // 2] * 1e3
+
+
+def _sandbox() -> Iterator[Finding]:
+    from ap2o_fast.config import JudgeSettings
+    from ap2o_fast.judge import detect_level
+
+    level, reasons = detect_level()
+    least = JudgeSettings().min_level
+    meaning = ("none", "process limits", "namespaces, or Landlock and seccomp", "both, and cgroup limits")
+    said = "; ".join(reasons)
+    yield Finding(
+        name="sandbox",
+        status="ok" if level >= least else "fail",
+        detail=f"level {level}, {meaning[min(level, 3)]}",
+        fix=said if level >= least else f"{said}; runs need level {least}, or judge.min_level={level} at your own risk",
+    )
+
+
+def _kernels() -> Iterator[Finding]:
+    import torch
+
+    from ap2o_kernels import available_impls
+
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        yield Finding(name=f"ap2o_kernels, {device}", status="ok", detail=", ".join(available_impls(device)))
+
+
+def _optional() -> Iterator[Finding]:
+    for package, (gives, install) in OPTIONAL.items():
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            yield Finding(name=package, status="ok", detail=f"not installed, optional: {gives}", fix=install)
+            continue
+        try:
+            importlib.import_module(package.replace("-", "_"))
+        except Exception as error:  # binary packages fail with anything when they do not fit the installed torch
+            detail = f"{version} is installed and cannot be imported: {type(error).__name__}: {error}"
+            yield Finding(name=package, status="warn", detail=detail, fix=install)
+        else:
+            yield Finding(name=package, status="ok", detail=version)
+
+
+def _hub() -> Iterator[Finding]:
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        yield Finding(name="Hub", status="warn", detail="not asked", fix="unset HF_HUB_OFFLINE to use Hub names")
+        return
+    try:
+        HfApi().model_info("HuggingFaceTB/SmolLM2-135M-Instruct", timeout=10)
+    except Exception as error:  # proxies, certificates and the Hub itself each raise their own
+        detail = f"{constants.ENDPOINT} does not answer: {type(error).__name__}"
+        yield Finding(name="Hub", status="warn", detail=detail, fix="use folders and files instead of Hub names")
+    else:
+        yield Finding(name="Hub", status="ok", detail=f"{constants.ENDPOINT} answers")

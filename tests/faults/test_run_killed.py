@@ -1,0 +1,96 @@
+"""A run killed with SIGKILL in every stage and resumed ends with the numbers of an uninterrupted one, to the bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+
+from ap2o_fast.reporting.metrics import read_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+CLOCK = {"seconds", "peak_mib"}
+PATIENCE = 180.0
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+KILLS: dict[str, Callable[[Path], bool]] = {
+    "exam": lambda run: len(list((run / "book").glob("*.rows"))) >= 3,
+    "first test": lambda run: (run / "test" / "manifest.json").exists(),
+    "first step": lambda run: lines(run / "metrics.jsonl") >= 1,
+    "checkpoint": lambda run: any((run / "checkpoints" / "training").glob("*")),
+    "second epoch": lambda run: lines(run / "metrics.jsonl") >= 5,
+    "third quiz": lambda run: lines(run / "plan.jsonl") >= 3,
+    "last test": lambda run: (run / "corrected.json").exists(),
+}
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ap2o_fast.cli", *arguments, "--quiet"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(*arguments: str) -> None:
+    process = start(*arguments)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors.decode()
+
+
+def results(run: Path) -> dict[str, object]:
+    metrics = [{k: v for k, v in line.items() if k not in CLOCK} for line in read_lines(run / "metrics.jsonl")]
+    names = ("quiz.jsonl", "plan.jsonl", "evaluation.json", "samples.jsonl", "analysis.json")
+    files = {name: (run / name).read_bytes() for name in names}
+    return files | {"metrics": metrics, "weights": (run / "checkpoints/best/model.safetensors").read_bytes()}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_world(tmp_path_factory.mktemp("killed")).settings
+
+
+def test_killed_in_every_stage_and_resumed_equals_uninterrupted(world: Path, tmp_path: Path) -> None:
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    finish("run", str(world), f"run_dir={whole}")
+    process = start("run", str(world), f"run_dir={torn}")
+    for stage, reached in KILLS.items():
+        deadline = time.monotonic() + PATIENCE
+        while not reached(torn):
+            assert process.poll() is None, f"ended before {stage}: {process.communicate()[1].decode()}"
+            assert time.monotonic() < deadline, f"never reached {stage}"
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        process = start("resume", str(torn))
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors.decode()
+    expected, got = results(whole), results(torn)
+    assert [name for name in expected if expected[name] != got[name]] == []
+
+
+def test_ctrl_c_finishes_the_step_checkpoints_and_resumes_to_the_same_end(world: Path, tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    finish("run", str(world), f"run_dir={whole}", "evaluate.before=false")
+    process = start("run", str(world), f"run_dir={stopped}", "evaluate.before=false")
+    deadline = time.monotonic() + PATIENCE
+    while lines(stopped / "metrics.jsonl") < 1:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, errors.decode()
+    taken = lines(stopped / "metrics.jsonl")
+    finish("resume", str(stopped))
+    assert 1 <= taken < lines(stopped / "metrics.jsonl")
+    expected, got = results(whole), results(stopped)
+    assert [name for name in expected if expected[name] != got[name]] == []
