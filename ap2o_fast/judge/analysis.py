@@ -93,4 +93,4 @@ def error_message(error: ErrorType, report: Mapping[str, Any]) -> str:
     kind, text = str(report.get("class", "")), str(report.get("text", ""))
     if kind == error.name:
         return text
-    return f"{kind}: {text}" if text else kind
+    return f"{kind}: {text}" if kind and text else kind or text

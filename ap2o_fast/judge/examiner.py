@@ -266,7 +266,8 @@ def _why_test_raised(error: BaseException, candidate: _Candidate) -> dict[str, A
 
 def _checked_report(reply: Any) -> dict[str, Any]:
     """The facts on an exception that an answer's process sent, forced into shape."""
-    facts = reply[2] if type(reply) is list and len(reply) == 3 and type(reply[2]) is dict else {}
+    proper = type(reply) is list and len(reply) == 3 and reply[0] == "raised" and type(reply[2]) is dict
+    facts = reply[2] if proper else {"text": "the answer's process broke the judge's protocol"}
     names = facts.get("names")
     line = facts.get("line")
     return {

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 MAX_DEPTH = 150
-MAX_NODES = 2_000_000
+MAX_NODES = 1_000_000
 MAX_ITERATOR = 200_000
 _SMALL = 1 << 62
 
@@ -81,6 +81,8 @@ class _Encoder:
 
     def encode(self, value: Any, depth: int) -> Any:
         kind = type(value)
+        if type(kind) is not type and kind is not fractions.Fraction:
+            raise NotInert(describe_type(kind))  # a metaclass may answer for what its classes equal
         if kind is str or kind is bool or value is None:
             return value
         if kind is int:
@@ -128,7 +130,7 @@ def _encode_rare(kind: type, value: Any) -> Any:
         return ["td", value.days, value.seconds, value.microseconds]
     if (kind in (datetime.datetime, datetime.time) and value.tzinfo is None) or kind is datetime.date:
         return ["iso", kind.__name__, value.isoformat()]
-    if kind is type and _TYPES.get(value.__name__) is value:
+    if kind is type and value in _TYPES.values():
         return ["ty", value.__name__]
     if kind.__module__ == "numpy":
         numpy = sys.modules.get("numpy")

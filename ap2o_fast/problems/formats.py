@@ -85,7 +85,7 @@ def general(row: Row) -> Problem:
         task_id=_name(row["task_id"]),
         prompt=source.lines(_text(row, "prompt")),
         entry_point=entry_point,
-        test=source.test_by_name(test, entry_point),
+        test=source.bind_by_name(test, entry_point),
         inputs=tuple(tuple(arguments) for arguments in inputs or ()),
         expected=None if expected is None else tuple(expected),
         atol=float(atol),

@@ -103,7 +103,7 @@ def before(code: str, entry_point: str) -> str:
     statement = defined(parse(code, "'prompt'")).get(entry_point)
     if not isinstance(statement, ast.FunctionDef):
         raise BadRow(f"'prompt' does not define {entry_point!r}")
-    return "".join(code.splitlines(keepends=True)[: statement.lineno - 1]).strip("\n")
+    return "\n".join(code.split("\n")[: statement.lineno - 1]).strip("\n")
 
 
 def definitions(
@@ -133,7 +133,7 @@ def check_function(tree: ast.Module) -> tuple[ast.FunctionDef, str] | None:
     return None
 
 
-def test_by_name(test: str, entry_point: str) -> str:
+def bind_by_name(test: str, entry_point: str) -> str:
     """A ``check(candidate)`` that calls the function by name instead, as ``check(<entry_point>)``; others unchanged.
 
     Binding the name by the parameter keeps every line of the test as it is.
@@ -149,13 +149,12 @@ def test_by_name(test: str, entry_point: str) -> str:
     names = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
     if parameter in names or entry_point not in names or entry_point in defined(tree):
         return test
-    header, line = test.splitlines(keepends=True), function.args.args[0]
-    text = header[line.lineno - 1]
-    # Columns of the tree count UTF-8 bytes; a header of ASCII names has them equal to characters.
-    start, end = line.col_offset, line.col_offset + len(parameter)
-    assert text[start:end] == parameter, (text, parameter)
-    header[line.lineno - 1] = text[:start] + entry_point + text[end:]
-    return "".join(header)
+    header, place = test.split("\n"), function.args.args[0]
+    left, right = header[place.lineno - 1][: place.col_offset], header[place.lineno - 1][place.col_offset :]
+    if not right.startswith(parameter):  # columns count bytes: only letters beyond ASCII can move them
+        return test
+    header[place.lineno - 1] = left + entry_point + right.removeprefix(parameter)
+    return "\n".join(header)
 
 
 def _bound(statement: ast.stmt) -> set[str]:
@@ -168,12 +167,12 @@ def _bound(statement: ast.stmt) -> set[str]:
 
 def _signature(code: str, function: ast.FunctionDef) -> str:
     """The header as it is written, up to its colon, which is the first one outside brackets."""
-    rest = "".join(code.splitlines(keepends=True)[function.lineno - 1 :])
+    rest = code.split("\n")[function.lineno - 1 :]
     depth = 0
-    for token in tokenize.generate_tokens(io.StringIO(rest).readline):
+    for token in tokenize.generate_tokens(io.StringIO("\n".join(rest)).readline):
         if token.type == tokenize.OP:
             depth += (token.string in "([{") - (token.string in ")]}")
             if token.string == ":" and depth == 0:
-                above = rest.splitlines(keepends=True)[: token.end[0]]
-                return "".join(above[:-1]) + above[-1][: token.end[1]]
+                row, column = token.end
+                return "\n".join([*rest[: row - 1], rest[row - 1][:column]])
     raise BadRow(f"the signature of {function.name!r} cannot be read")

@@ -83,7 +83,7 @@ def quiz_curve(quiz: Sequence[Mapping[str, Any]]) -> Figure | None:
     plot = _blank(height=300)
     plot.add_scatter(x=epochs, y=values, mode="lines+markers", name="pass@1", line_color=AFTER, marker_size=5)
     plot.update_yaxes(tickformat=".0%", rangemode="tozero", title_text="pass@1")
-    plot.update_xaxes(title_text="epoch")
+    _epochs(plot, len(rows))
     summary = f"pass@1 on the quiz from {percent(values[0])} at epoch {epochs[0]} to {percent(values[-1])}"
     best = best_quiz(rows)
     if best:
@@ -139,7 +139,7 @@ def composition(plan: Sequence[Mapping[str, Any]]) -> Figure | None:
         plot.update_yaxes(title_text=f"{part}, pairs", row=number, col=1)
     plot.update_traces(marker_line_width=0, hovertemplate="epoch %{x}: %{y}<extra>%{fullData.name}</extra>")
     plot.update_layout(barmode="stack", bargap=0.08)
-    plot.update_xaxes(title_text="epoch", row=2, col=1)
+    _epochs(plot, len(plan), row=2, col=1)
     replayed = sum(sum((row.get("replay") or {}).values()) for row in plan)
     summary = (
         f"{sum(totals.values()) - replayed:,} window pairs and {replayed:,} replayed pairs in {len(plan)} epochs, most "
@@ -232,6 +232,11 @@ def _rolling(values: Sequence[float], width: int) -> list[float]:
     half = width // 2
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
+
+
+def _epochs(plot: go.Figure, count: int, **where: int) -> None:
+    """Title the x axis; few epochs get a tick each, so that none stands between two."""
+    plot.update_xaxes(title_text="epoch", dtick=1 if count <= 12 else None, **where)
 
 
 def _rates(seconds: float, row: Mapping[str, float]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ap2o_fast.evaluation import compare
 from ap2o_fast.reporting.report import SYSTEMS, caveats, sandbox_level
 from ap2o_fast.reporting.run import Run, best_quiz, error_rows, read_run
-from ap2o_fast.reporting.text import change, clean, duration, estimate, percent
+from ap2o_fast.reporting.text import change, clean, duration, estimate, many, percent
 
 METHOD = (
     "Preference optimisation on the model's own mistakes (AP2O-Coder, arXiv 2510.02393), with ap2o_fast: answers "
@@ -55,15 +55,13 @@ def write_model_card(run: Path) -> list[Path]:
 
 def card(run: Run) -> str:
     """The model card as Markdown; what the run has not measured yet is said to be missing."""
-    name = clean(str(run.setting("model.name", "an unknown model")))
-    local = Path(name).is_absolute() or Path(name).exists()
-    shown = Path(name).name if local else name  # a card is published; the folders of a machine are not
+    name = clean(run.model)
     head = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    if not local and run.config:
+    if run.config and not run.model_is_local:
         head.append(f"base_model: {json.dumps(name)}")
     head += ["tags:", "- code", "- dpo", "- ap2o", "---", ""]
     system = str(run.setting("curriculum.system", ""))
-    body = [f"# {shown}, trained with {SYSTEMS.get(system, system or 'ap2o_fast')}", ""]
+    body = [f"# {name}, trained with {SYSTEMS.get(system, system or 'ap2o_fast')}", ""]
     body += [METHOD, "", *_results(run), *_training(run), *USE, "## Limits", ""]
     body += [f"- {_inline(line)}" for line in caveats(run)]
     body += [
@@ -82,7 +80,7 @@ def _results(run: Run) -> list[str]:
     test = after or before
     assert test is not None
     how = (
-        f"{test.problems:,} test problems, {test.answers:,} judged answers, temperature "
+        f"{many(test.problems, 'test problem')}, {many(test.answers, 'judged answer')}, temperature "
         f"{run.setting('evaluate.temperature', '?')}; unbiased pass@k, 95% confidence intervals by bootstrap over "
         "problems (paired for the change, in percentage points)."
     )
@@ -110,7 +108,7 @@ def _training(run: Run) -> list[str]:
         ("epochs planned", run.setting("train.epochs")),
         ("optimiser steps taken", f"{len(run.metrics):,}" if run.metrics else None),
         ("pairs trained on", f"{sum(int(row.get('pairs') or 0) for row in run.metrics):,}" if run.metrics else None),
-        ("pairs a step", run.setting("train.batch_pairs")),
+        ("window pairs a step", run.setting("train.batch_pairs")),
         ("learning rate", run.setting("train.lr")),
         ("beta", run.setting("loss.beta")),
         ("precision", run.setting("model.dtype")),

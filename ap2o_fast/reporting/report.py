@@ -27,7 +27,7 @@ from ap2o_fast.judge.verdict import ErrorType
 from ap2o_fast.reporting import figures
 from ap2o_fast.reporting.examples import Example, find_examples
 from ap2o_fast.reporting.run import Run, best_quiz, error_rows, read_run
-from ap2o_fast.reporting.text import change, clean, duration, percent, points, rate, signed
+from ap2o_fast.reporting.text import change, clean, duration, many, percent, points, rate, signed
 
 TEMPLATES = Path(__file__).parent / "templates"
 EXAMPLES_PER_TYPE = 4
@@ -83,7 +83,7 @@ def render(run: Run) -> str:
         finalize=lambda value: clean(value) if type(value) is str else value,
     )
     environment.filters.update(
-        percent=percent, points=points, change=change, signed=signed, duration=duration, rate=rate
+        percent=percent, points=points, change=change, signed=signed, many=many, duration=duration, rate=rate
     )
     scripts = [get_plotlyjs(), (TEMPLATES / "report.js").read_text(encoding="utf-8")]
     seed = int(run.setting("seed", 0))
@@ -175,7 +175,7 @@ def caveats(run: Run) -> list[str]:
     said += [f"Part of the run could not be read: {trouble}." for trouble in run.troubles]
     test = run.after or run.before
     if test and test.problems < FEW_PROBLEMS:
-        said.append(f"The test has only {test.problems} problems; quote the intervals with the numbers.")
+        said.append(f"The test has only {many(test.problems, 'problem')}; quote the intervals with the numbers.")
     for name, evaluation in (("before", run.before), ("after", run.after)):
         if evaluation and evaluation.left_out:
             kinds = ", ".join(f"{count} {kind}" for kind, count in evaluation.left_out.items())

@@ -43,6 +43,18 @@ class Run:
     book: ErrorBook | None
     troubles: tuple[str, ...]
 
+    @property
+    def model(self) -> str:
+        """The initial model's name without the folders of this machine: reports and cards are published."""
+        name = str(self.setting("model.name", "an unknown model"))
+        return Path(name).name if self.model_is_local else name
+
+    @property
+    def model_is_local(self) -> bool:
+        """True where the initial model is a folder and no Hub name."""
+        name = Path(str(self.setting("model.name", "")))
+        return name.is_absolute() or (name != Path() and name.exists())
+
     def setting(self, key: str, default: Any = None) -> Any:
         """The setting at a dotted key, `default` where the run has not saved it."""
         node: Any = self.config

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ap2o_fast.evaluation import Evaluation, compare
 from ap2o_fast.reporting.run import error_rows
-from ap2o_fast.reporting.text import change, clean, duration, estimate, rate, signed
+from ap2o_fast.reporting.text import change, clean, duration, estimate, many, rate, signed
 
 
 class Stage:
@@ -192,7 +192,7 @@ def _fields(fields: Mapping[str, Any]) -> list[str]:
 
 def _pass_table(before: Evaluation | None, after: Evaluation | None, seed: int) -> Table:
     problems = (after or before).problems if (after or before) else 0  # type: ignore[union-attr]
-    table = Table(title=f"pass@k on {problems:,} test problems, 95% confidence intervals", title_justify="left")
+    table = Table(title=f"pass@k on {many(problems, 'test problem')}, 95% confidence intervals", title_justify="left")
     table.add_column("")
     for name in ("before", "after", "change, points"):
         table.add_column(name, justify="right")

@@ -50,6 +50,11 @@ def signed(count: int) -> str:
     return f"{count:+,}".replace("-", "−")
 
 
+def many(count: int, noun: str) -> str:
+    """``1 problem``, ``2,000 problems``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """A time span as a person would say it: 840 ms, 12.3 s, 4 min 5 s, 3 h 20 min."""
     if seconds < 1:

@@ -17,7 +17,7 @@ from ap2o_fast.config import PromptSettings
 from ap2o_fast.errors import UsageError
 from ap2o_fast.problems.problem import Problem
 
-SENTENCE = "Complete the following Python function. Answer with the whole function and nothing else."
+SENTENCE = "Write a Python function for the task below, complete and correct."
 
 _FENCE = re.compile(r"```[a-zA-Z0-9_+-]*[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
@@ -29,7 +29,7 @@ def prompt_text(problem: Problem, settings: PromptSettings, tokenizer: Any) -> s
     """
     task = f"{SENTENCE}\n\n```python\n{problem.prompt.rstrip()}\n```"
     if settings.style == "paper":
-        return f"{task}\n\n```python\n"
+        return f"{task}\n\nSolution:\n```python\n"
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(
             "prompt.style = 'chat' needs a chat template, and this model's tokenizer has none",

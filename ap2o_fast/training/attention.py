@@ -73,7 +73,7 @@ def shared_prefix_attention(
     Errors: `UsageError` for dropout or a sliding window in a packed forward.
     """
     if packed is None:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
+        return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     if dropout or sliding_window:

@@ -48,7 +48,7 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
         raise _load_error(settings, error) from error
     tokenizer = load_tokenizer(settings)
     try:
-        model.to(device)
+        model.to(device)  # type: ignore[arg-type]
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"{settings.name} does not fit on {device}", why=str(error), do="take a smaller model or another device"
@@ -118,7 +118,7 @@ def model_hash(model: PreTrainedModel) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -156,6 +156,8 @@ def save_model(
         sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
         shutil.rmtree(beside, ignore_errors=True)
         raise MachineError(
             f"cannot write the model to {folder}",

@@ -86,14 +86,12 @@ def linear_dpo(
     chunk_rows: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss (), differentiable once in hidden, weight and bias, and detached log-probabilities (A,)."""
-    return _LinearDpo.apply(  # type: ignore[no-any-return]
-        hidden, weight, bias, targets, cu_rows, pair_loss, chunk_rows, torch.is_grad_enabled()
-    )
+    return _LinearDpo.apply(hidden, weight, bias, targets, cu_rows, pair_loss, chunk_rows, torch.is_grad_enabled())
 
 
 class _LinearDpo(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ap2o_fast.book import ErrorBook, book as book_module
+from ap2o_fast.book import ErrorBook
+from ap2o_fast.book import book as book_module
 from ap2o_fast.errors import DataError, UsageError
 from ap2o_fast.judge.verdict import ErrorType, Verdict
 from tests.book.support import add_problems, expected, make_row, rows_of
@@ -155,6 +156,6 @@ def test_a_book_is_made_where_there_is_none_and_opened_where_there_is_one(tmp_pa
         ErrorBook.create(book.folder)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("precious")
-    with pytest.raises(DataError, match="has 'thesis.tex' in it already"):
+    with pytest.raises(DataError, match=r"has 'thesis\.tex' in it already"):
         ErrorBook.create(tmp_path / "other")
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]

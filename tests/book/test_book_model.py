@@ -72,7 +72,10 @@ class BookMachine(RuleBasedStateMachine):
             st.tuples(st.integers(0, len(self.committed) - 1), st.floats(width=32, allow_nan=False)), max_size=4
         )
         pairs = data.draw(some)
-        rows, values = np.array([row for row, _ in pairs], np.int64), np.array([value for _, value in pairs], np.float32)
+        rows, values = (
+            np.array([row for row, _ in pairs], np.int64),
+            np.array([value for _, value in pairs], np.float32),
+        )
         self.book.annotate("v", rows, values, key)
         self.values[key].update(pairs)
 

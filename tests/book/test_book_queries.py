@@ -28,9 +28,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> ErrorBook:
 
 def test_frequencies_count_every_type_of_every_problem(book: ErrorBook) -> None:
     for round_ in (None, 0, 1, 2):
-        counted = Counter(
-            (int(row.task_id[5:]), int(row.verdict.error)) for row in ROWS if round_ in (None, row.round)
-        )
+        counted = Counter((int(row.task_id[5:]), int(row.verdict.error)) for row in ROWS if round_ in (None, row.round))
         frequencies = book.frequencies(round_)
         assert frequencies.shape == (PROBLEMS, len(ErrorType))
         assert frequencies.dtype == np.int64

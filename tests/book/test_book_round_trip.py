@@ -69,7 +69,12 @@ def test_columns_are_typed_as_promised_and_cannot_be_written(tmp_path: Path) -> 
     assert book.column("finish").tolist() == [FINISHES.index(row.finish) for row in rows]
     assert book.column("length").tolist() == [len(row.token_ids) for row in rows]
     assert book.column("digest").tolist() == [answer_digest(row.token_ids) for row in rows]
-    for view in (book.tokens(1), book.logprobs(1), book.prompt_ids(1), ErrorBook.open(book.folder).annotation("a", "b")):
+    for view in (
+        book.tokens(1),
+        book.logprobs(1),
+        book.prompt_ids(1),
+        ErrorBook.open(book.folder).annotation("a", "b"),
+    ):
         assert not view.flags.writeable
     with pytest.raises(UsageError, match="no column 'errors'"):
         book.column("errors")
@@ -84,12 +89,12 @@ def test_digest_is_equal_for_equal_answers_only() -> None:
 def test_an_empty_book_has_empty_columns(tmp_path: Path) -> None:
     with ErrorBook.create(tmp_path / "book") as book:
         assert len(book) == 0
-        assert book.commit() == range(0, 0)
+        assert book.commit() == range(0)
         assert book.column("digest").dtype == np.uint64
         assert book.frequencies().shape == (0, len(ErrorType))
         book.add_problem("a", np.array([], np.int32), "")
         assert book.task_ids == ()
-        assert book.commit() == range(0, 0)
+        assert book.commit() == range(0)
         assert book.task_ids == ("a",)
         assert book.prompt_ids(0).tolist() == []
     assert ErrorBook.open(book.folder).frequencies().tolist() == [[0] * len(ErrorType)]
@@ -141,7 +146,9 @@ any_text = st.text(st.characters() | st.characters(min_codepoint=0xD800, max_cod
     ids=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=8),
     value=st.floats(width=32, allow_nan=False),
 )
-def test_any_text_and_number_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str], ids: list[int], value: float) -> None:
+def test_any_text_and_number_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], ids: list[int], value: float
+) -> None:
     task_id, text, code, message = texts
     row = Row(
         task_id=task_id,

@@ -148,7 +148,7 @@ def crash_states(start: dict[Path, bytes | None], log: list[tuple], target: Path
     changes = [change for _, change in waiting]
     full = (1 << len(changes)) - 1
     # All mixtures would be too many: none, all, and some changes alone or alone missing.
-    singles = [1 << index for index in range(0, len(changes), 1 + len(changes) // 5)]
+    singles = [1 << index for index in range(len(changes))]
     subsets = {0, full, *singles, *(full ^ single for single in singles)}
     contents = ("whole", "half", "zeros", "empty")
     unsynced = any(inode and not inode.synced for inode in latest.values())
@@ -159,13 +159,6 @@ def crash_states(start: dict[Path, bytes | None], log: list[tuple], target: Path
                 _apply(left, change)
         _write(left, content, target)
         yield f"of {len(changes)} unsynced changes of names {subset:b}, unsynced contents {content}"
-
-
-def telling_points(log: list[tuple]) -> list[int]:
-    """Return after how many operations to crash: all numbers, but few within a long series of removals."""
-    removals = [index for index, (name, *_) in enumerate(log) if name == "remove"]
-    dull = {index for place, index in enumerate(removals) if place % 12 not in (0, 7)}
-    return [end for end in range(len(log) + 1) if end not in dull]
 
 
 def read_folder(root: Path) -> dict[Path, bytes | None]:

@@ -97,7 +97,7 @@ def test_mbpp_tests_the_function_that_the_asserts_call_most(tmp_path: Path) -> N
 
 
 def test_mbpp_docstring_survives_quotes_and_backslashes(tmp_path: Path) -> None:
-    for text in ('ends with "quoted"', "a \\d pattern", 'three """ quotes', "two\r\nlines"):
+    for text in ('ends with "quoted"', "a \\d pattern, a \\n and a \\t", 'three """ quotes', "two\r\nlines"):
         problem = one(
             tmp_path / "a.jsonl", {**MBPP, "test_setup_code": "", "test_list": ["assert grow(1)"], "text": text}
         )

@@ -43,7 +43,7 @@ def test_ids_match_numbers_after_the_slash_and_whole_names(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("ids", "kind", "message"),
     [
-        ("A/2", DataError, r"no problem left: 'A/2' (.|\n)*nearest is 'A/1'"),
+        ("A/33", DataError, r"no problem left: 'A/33' (.|\n)*nearest is 'A/3'"),
         ("1,500-600", DataError, r"'500-600' of ids='1,500-600' matches none of the 2"),
         ("9-1", UsageError, "runs backwards"),
         ("1,,2", UsageError, "empty part"),

@@ -41,21 +41,15 @@ def test_sizes_and_grades() -> None:
         assert len(load(SourceSettings(source="starter", split=split))) == grades.total()
 
 
-def test_no_problem_twice() -> None:
-    """By the words of the task and by what the solution does, whatever the names."""
-
-    def shape(problem: Problem) -> str:
-        (function,) = ast.parse(problem.solution or "").body
-        assert isinstance(function, ast.FunctionDef)
-        order = [argument.arg for argument in function.args.args]
-        for node in ast.walk(function):
-            if isinstance(node, ast.Name) and node.id in order:
-                node.id = f"_{order.index(node.id)}"
-        return "\n".join(ast.unparse(statement) for statement in function.body)
-
-    for key in (lambda p: p.prompt.partition('"""')[2], shape, lambda p: p.entry_point):
-        seen = Counter(map(key, STARTER))
-        assert max(seen.values()) == 1, seen.most_common(2)
+def test_no_problem_of_one_split_in_another() -> None:
+    """By the words of the task and by what the solution says; within a split no task twice."""
+    tasks = Counter(problem.prompt.partition('"""')[2] for problem in STARTER)
+    assert max(tasks.values()) == 1, tasks.most_common(1)
+    bodies: dict[str, set[str]] = {}
+    for problem in STARTER:
+        bodies.setdefault((problem.solution or "").partition("\n")[2], set()).add(problem.split)
+    assert len(bodies) >= 60
+    assert all(len(splits) == 1 for splits in bodies.values()), bodies
 
 
 def test_audit_keeps_all() -> None:

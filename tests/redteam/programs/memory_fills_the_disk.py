@@ -1,0 +1,6 @@
+# attack: fill the disk with files
+# expect: OSError TimeoutError
+def solve(x):
+    for number in range(10_000):
+        with open(f"f{number}", "wb") as stream:
+            stream.write(b"x" * 4_000_000)

@@ -1,0 +1,3 @@
+# attack: source that the parser cannot stomach
+# expect: SyntaxError
+x = @NESTED@

@@ -1,0 +1,7 @@
+# attack: run a program
+# expect: OSError
+import subprocess
+
+
+def solve(x):
+    return subprocess.run(["touch", "@CANARY@.pwned"]).returncode

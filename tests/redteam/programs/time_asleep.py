@@ -1,0 +1,7 @@
+# attack: sleep for ever
+# expect: TimeoutError
+import time
+
+
+def solve(x):
+    time.sleep(10_000)

@@ -1,0 +1,84 @@
+"""The doctor looks at the machine it is on, so these tests compare it with what can be known about that machine."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from ap2o_fast import doctor
+from ap2o_fast.doctor import Finding, findings
+from ap2o_fast.judge import detect_level
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings(folder=tmp_path_factory.mktemp("runs"))}
+
+
+def test_it_tells_what_is_there(found: dict[str, Finding]) -> None:
+    assert platform.python_version() in found["Python"].detail
+    assert metadata.version("torch").split("+")[0] in found["torch"].detail
+    assert found["transformers"].detail == metadata.version("transformers")
+    assert "reference" in found["ap2o_kernels, cpu"].detail
+    assert "Hub" not in found, "the network is left alone unless asked for"
+
+
+def test_the_sandbox_is_what_the_judge_detects(found: dict[str, Finding]) -> None:
+    level, _ = detect_level()
+    assert f"level {level}" in found["sandbox"].detail
+    assert found["sandbox"].status == ("ok" if level >= 2 else "fail")
+
+
+def test_whatever_is_not_well_comes_with_a_fix(found: dict[str, Finding]) -> None:
+    assert not [finding for finding in found.values() if finding.status != "ok" and not finding.fix]
+
+
+def test_optional_packages_are_never_a_failure(found: dict[str, Finding]) -> None:
+    for package in doctor.OPTIONAL:
+        try:
+            assert metadata.version(package) in found[package].detail
+        except metadata.PackageNotFoundError:
+            assert found[package].status == "ok"
+            assert "pip install" in found[package].fix
+
+
+def test_a_package_that_breaks_on_import_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a flash-attn that was compiled for another torch does."""
+    (tmp_path / "flash_attn.py").write_text("raise OSError('undefined symbol: _ZN3c10')")
+    info = tmp_path / "flash_attn-2.8.3.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: flash-attn\nVersion: 2.8.3\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    broken = next(finding for finding in findings(folder=tmp_path) if finding.name == "flash-attn")
+    assert broken.status == "warn"
+    assert "2.8.3" in broken.detail
+    assert "undefined symbol" in broken.detail
+
+
+def test_a_check_that_breaks_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)  # what Python itself does for a package that cannot load
+    found = {finding.name: finding for finding in findings(folder=tmp_path)}
+    assert found["transformers"].status == "fail"
+    assert "ImportError" in found["transformers"].detail or "ModuleNotFoundError" in found["transformers"].detail
+    assert found["disk space"].status == "ok"
+
+
+def test_a_sandbox_below_the_least_level_fails_with_the_reasons(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("ap2o_fast.judge.detect_level", lambda: (1, ["namespaces: no, user.max_user_namespaces is 0"]))
+    sandbox = next(finding for finding in findings(folder=tmp_path) if finding.name == "sandbox")
+    assert sandbox.status == "fail"
+    assert "max_user_namespaces" in sandbox.fix
+
+
+def test_torch_with_more_threads_than_cores_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    torch = next(finding for finding in findings(folder=tmp_path) if finding.name == "torch")
+    assert (torch.status, torch.fix) == ("warn", "set model.threads=1")
