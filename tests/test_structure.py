@@ -183,7 +183,8 @@ def test_the_settings_that_a_page_names_exist(name: str) -> None:
     groups = "|".join(sorted({key.split(".")[0] for key in config.keys() if "." in key}))
     text = (ROOT / name).read_text(encoding="utf-8")
     named = set(re.findall(rf"(?<![\w/.-])((?:{groups})(?:\.\w+)+)", text))
-    unknown = {key for key in named if not NO_SETTING.search(key)} - set(config.keys())
+    known = {*config.keys(), *(key.rpartition(".")[0] for key in config.keys())}
+    unknown = {key for key in named if not NO_SETTING.search(key)} - known
     assert not unknown
     if name == "README.md":
         assert named, "the README shows no setting at all: this test would watch nothing"

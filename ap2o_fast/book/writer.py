@@ -129,7 +129,8 @@ class Writer:
         self._leftover = self._remove(manifest.superseded)
 
     def _new(self, kind: str, created: list[Path]) -> Path:
-        path = self._folder / _named(self._number, kind)
+        while (path := self._folder / _named(self._number, kind)).exists():
+            self._number += 1  # not ours: the next opening for writing moves it to the quarantine
         self._number += 1
         created.append(path)
         return path

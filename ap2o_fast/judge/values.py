@@ -143,6 +143,8 @@ def _encode_rare(kind: type, value: Any) -> Any:
 def describe_type(kind: type) -> str:
     """ "a Pair", "an int_": how a message names a foreign type. Never asks the type itself for its text."""
     name = type.__dict__["__name__"].__get__(kind)
+    if kind.__module__ == "numpy":
+        name = f"numpy.{name}"
     return ("an " if name[:1].lower() in "aeiou" else "a ") + name[:80]
 
 

@@ -1,6 +1,12 @@
-"""A key/value cache for batched decoding: room is made ahead, so that a step writes one column and copies nothing."""
+"""A key/value cache for batched decoding in which rows come and go while others go on.
+
+All rows end at the same column; a row that joins late is written right-aligned, so its first columns stay masked. Keys
+carry their rotary position already, so it does not matter in which column they lie.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
@@ -9,7 +15,7 @@ GROWTH = 64
 
 
 class GrowingLayer(DynamicLayer):
-    """One layer's cache. `keys` and `values` are (B, heads, length, head_dim) views into larger buffers.
+    """One layer's cache. `keys` and `values` are (B, heads, columns, head_dim) views into larger buffers.
 
     transformers' own layer concatenates at every step, which for a batch of 64 moves as many bytes as the weights.
     """
@@ -20,30 +26,50 @@ class GrowingLayer(DynamicLayer):
         """Append (B, heads, new, head_dim) keys and values; returns all of them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._room_keys, self._room_values = key_states[:, :, :0], value_states[:, :, :0]
-        start, new = self.get_seq_length(), key_states.shape[2]
-        if start + new > self._room_keys.shape[2]:
-            self._room_keys = _enlarged(self._room_keys[:, :, :start], start + new + GROWTH, key_states)
-            self._room_values = _enlarged(self._room_values[:, :, :start], start + new + GROWTH, value_states)
-        self._room_keys[:, :, start : start + new] = key_states
-        self._room_values[:, :, start : start + new] = value_states
-        self.keys, self.values = self._room_keys[:, :, : start + new], self._room_values[:, :, : start + new]
+            self.keys, self.values = key_states, value_states
+            self._room = (key_states, value_states)
+            return self.keys, self.values
+        start, new = self.keys.shape[2], key_states.shape[2]
+        if start + new > self._room[0].shape[2]:
+            rows = torch.arange(len(self.keys), device=self.keys.device)
+            self.rebuild(rows, 0, start, [])
+        for room, added in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, start : start + new] = added
+        self.keys, self.values = (room[:, :, : start + new] for room in self._room)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep (or repeat) the given rows of the batch."""
-        length = self.get_seq_length()
-        self._room_keys, self._room_values = self._room_keys[indices], self._room_values[indices]
-        self.keys, self.values = self._room_keys[:, :, :length], self._room_values[:, :, :length]
+    def rebuild(
+        self,
+        keep: torch.Tensor,
+        first: int,
+        columns: int,
+        joining: Sequence[tuple[torch.Tensor, torch.Tensor, int]],
+    ) -> None:
+        """Drop rows and columns, then add rows.
+
+        Args:
+            keep: (B',) indices of the rows that stay.
+            first: columns before this one are dropped.
+            columns: how many columns there are afterwards.
+            joining: keys and values (heads, length, head_dim) of a prompt and how many rows start from it.
+        """
+        added = sum(copies for _, _, copies in joining)
+        rooms = []
+        for which, held in enumerate((self.keys, self.values)):
+            _, heads, end, head_dim = held.shape
+            room = held.new_zeros(len(keep) + added, heads, columns + GROWTH, head_dim)
+            if len(keep):
+                room[: len(keep), :, columns - (end - first) : columns] = held[keep, :, first:]
+            row = len(keep)
+            for *prompt, copies in joining:
+                length = prompt[which].shape[1]
+                room[row : row + copies, :, columns - length : columns] = prompt[which]
+                row += copies
+            rooms.append(room)
+        self._room = (rooms[0], rooms[1])
+        self.keys, self.values = (room[:, :, :columns] for room in rooms)
 
 
 def growing_cache() -> Cache:
     """An empty cache of `GrowingLayer`s for a model with full attention in every layer."""
     return Cache(layer_class_to_replicate=GrowingLayer)
-
-
-def _enlarged(held: torch.Tensor, length: int, like: torch.Tensor) -> torch.Tensor:
-    batch, heads, _, head_dim = like.shape
-    room = like.new_empty(batch, heads, length, head_dim)
-    room[:, :, : held.shape[2]] = held
-    return room

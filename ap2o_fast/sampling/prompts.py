@@ -27,7 +27,7 @@ def prompt_text(problem: Problem, settings: PromptSettings, tokenizer: Any) -> s
 
     Errors: `UsageError` where the chat style is asked for and the tokenizer has no chat template.
     """
-    task = f"{SENTENCE}\n\n```python\n{problem.prompt.rstrip()}\n```"
+    task = f"{SENTENCE}\n\n```python\n{problem.prompt}\n```"
     if settings.style == "paper":
         return f"{task}\n\nSolution:\n```python\n"
     if not getattr(tokenizer, "chat_template", None):

@@ -62,8 +62,8 @@ class Sampler(Protocol):
         stop: Sequence[str] = (),
         done: Set[tuple[str, int]] = frozenset(),
     ) -> Iterator[list[Answer]]:
-        """Yield the finished answers in groups. All prompts are queued at once.
+        """Yield finished answers, some at a time. All prompts are queued at once.
 
-        The make-up of the groups depends on the requests alone; a group whose (task_id, sample) are all in `done` is
-        skipped. So a run that is cut off and resumed draws the same answers as one that is not."""
+        Answers whose (task_id, sample) are in `done` are left out; what the others are does not depend on it. So a run
+        that is cut off and resumed draws the same answers as one that is not."""
         ...

@@ -40,12 +40,17 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
         torch.set_num_threads(settings.threads)
     device = _device(settings.device)
     try:
+        _check_folder(settings)
         check_config(AutoConfig.from_pretrained(settings.name, revision=settings.revision), settings.name)
         model = AutoModelForCausalLM.from_pretrained(
             settings.name, revision=settings.revision, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _load_error(settings, error) from error
+    except (UsageError, MachineError):
+        raise
+    except ValueError as error:  # transformers' word for an architecture or a configuration it does not know
+        raise _unsupported(settings.name, _first_line(error)) from error
+    except (OSError, SafetensorError) as error:
+        raise _not_loaded(settings, _first_line(error)) from error
     tokenizer = load_tokenizer(settings)
     try:
         model.to(device)  # type: ignore[arg-type]
@@ -61,10 +66,11 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
 
     Errors: `MachineError` where it is not to be had.
     """
+    _check_folder(settings)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(settings.name, revision=settings.revision)
     except (OSError, ValueError) as error:
-        raise _load_error(settings, error) from error
+        raise _not_loaded(settings, _first_line(error)) from error
     return tokenizer
 
 
@@ -80,9 +86,9 @@ def prepare_model(model: PreTrainedModel) -> PreTrainedModel:
     if not isinstance(head, torch.nn.Linear):
         raise _unsupported(name, f"its output layer is {type(head).__name__}, not a plain linear `lm_head`")
     if model.config._attn_implementation != NAME:
-        if not model._can_set_attn_implementation():
-            raise _unsupported(name, "its attention cannot be exchanged through transformers' AttentionInterface")
         model.set_attn_implementation(NAME)
+        if model.config._attn_implementation != NAME:
+            raise _unsupported(name, "its attention cannot be exchanged through transformers' AttentionInterface")
     model.eval()
     _check_exact(model, name)
     return model
@@ -102,6 +108,9 @@ def check_config(config: PretrainedConfig, name: str) -> None:
     for key in ("logit_scale", "logits_scaling"):
         if getattr(text, key, None) not in (None, 1, 1.0):
             raise _unsupported(name, f"it scales its logits ({key} = {getattr(text, key)})")
+    rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type")
+    if rope in ("dynamic", "longrope"):
+        raise _unsupported(name, f"its positions depend on the longest text of a batch (rope_type {rope!r})")
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
     if kinds != {"full_attention"} or (window and not getattr(text, "layer_types", None)):
@@ -177,12 +186,17 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _load_error(settings: ModelSettings, error: Exception) -> Exception:
-    if isinstance(error, UsageError):
-        return error
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    if isinstance(error, ValueError):
-        return _unsupported(settings.name, reason)
+def _check_folder(settings: ModelSettings) -> None:
+    folder = Path(settings.name)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise _not_loaded(settings, "the folder holds no config.json")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _not_loaded(settings: ModelSettings, reason: str) -> MachineError:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "ON", "YES"}:
         hint = "HF_HUB_OFFLINE is set: unset it, or set model.name to a folder that holds the model"
     else:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ap2o_fast.book import ErrorBook, verify, writer
+from ap2o_fast.book import ErrorBook, check, verify, writer
 from ap2o_fast.book.fs import Files
-from ap2o_fast.book.manifest import Manifest
+from ap2o_fast.book.manifest import Manifest, read_manifest
 from ap2o_fast.errors import Ap2oError, DataError, MachineError
 from tests.book.support import add_problems, expected, make_row, rows_of
 from tests.book.test_book_round_trip import Unsynced
@@ -284,6 +284,69 @@ def test_what_a_crash_left_is_set_aside_and_counted(tmp_path: Path) -> None:
     assert contents == [b"torn", b"torn earlier", b"{"]
     with ErrorBook.open(folder, write=True) as book:
         assert book.quarantined == 0
+
+
+def test_files_that_were_merged_are_removed_and_not_counted_as_lost(tmp_path: Path) -> None:
+    class Cut(Unsynced):
+        def remove(self, path: Path) -> None:
+            raise OSError(errno.EIO, "as if the machine stopped here")
+
+    almost_full(tmp_path / "book")
+    with ErrorBook.open(tmp_path / "book", write=True, files=Cut()) as book:
+        book.append([make_row(FAN_IN - 1)])
+        book.commit()
+    assert len(list(book.folder.glob("*.rows"))) == FAN_IN + 1
+    with ErrorBook.open(book.folder, write=True) as book:
+        assert book.quarantined == 0
+        assert rows_of(book) == expected(FAN_IN)
+    assert len(list(book.folder.glob("*.rows"))) == 1
+
+
+def test_a_commit_whose_last_sync_failed_is_synced_by_the_next_call(tmp_path: Path) -> None:
+    one_row(tmp_path / "book")
+
+    class LastSyncFails(RecordingFiles):
+        def sync_folder(self, path: Path) -> None:
+            if self.log and self.log[-1][0] == "replace":
+                self.log.append(("failed sync", path))
+                raise OSError(errno.EIO, "the device does not answer")
+            super().sync_folder(path)
+
+    files = LastSyncFails()
+    book = ErrorBook.open(tmp_path / "book", write=True, files=files)
+    book.append([make_row(1)])
+    with pytest.raises(MachineError, match="are in the error book, but may not outlive"):
+        book.commit()
+    assert len(book) == len(ErrorBook.open(book.folder)) == 2
+    for synced in (["sync_folder"], []):
+        files.log.clear()
+        assert book.commit() == range(2, 2)
+        assert [name for name, *_ in files.log] == synced
+
+
+def test_verify_beside_a_writer_that_merges_finds_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    almost_full(tmp_path / "book")
+    manifest = read_manifest(tmp_path / "book")
+    with ErrorBook.open(tmp_path / "book", write=True) as book:
+        book.append([make_row(FAN_IN)])
+        book.commit()
+    reads = iter([manifest])  # as if read just before that commit
+    monkeypatch.setattr(check, "read_manifest", lambda folder: next(reads, None) or read_manifest(folder))
+    assert verify(book.folder) == []
+
+
+def test_a_file_that_is_in_the_way_is_not_written_over(tmp_path: Path) -> None:
+    with ErrorBook.create(tmp_path / "book") as book:
+        add_problems(book)
+        book.append([make_row(0)])
+        (book.folder / "00000001.rows").write_bytes(b"not ours")
+        book.commit()
+    with pytest.raises(FileExistsError):
+        Files().create(book.folder / "00000001.rows")
+    assert (book.folder / "00000001.rows").read_bytes() == b"not ours"
+    with ErrorBook.open(book.folder, write=True, check=True) as book:
+        assert book.quarantined == 1
+        assert rows_of(book) == expected(1)
 
 
 def test_an_interrupted_commit_leaves_a_book_that_goes_on(tmp_path: Path) -> None:

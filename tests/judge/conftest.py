@@ -10,5 +10,5 @@ from ap2o_fast.judge import Judge
 
 @pytest.fixture(scope="session")
 def judge() -> Iterator[Judge]:
-    with Judge(JudgeSettings(workers=2, cpu_seconds=1.0, wall_factor=5, output_kib=64)) as opened:
+    with Judge(JudgeSettings(workers=2, cpu_seconds=1.0, wall_factor=3, output_kib=64)) as opened:
         yield opened

@@ -53,6 +53,13 @@ def test_honest_answers_pass(judge: Judge, name: str) -> None:
     assert verdict.tests_passed == verdict.tests_total == 1
 
 
+def test_numpy_loads_in_the_jail_and_its_scalars_are_numbers(judge: Judge) -> None:
+    code = "import numpy as np\ndef f(x): return [np.float64(x) / 2, np.int64(x), np.bool_(True), np.mean([x, x])]"
+    assert judge.judge(problem(test="assert f(3) == [1.5, 3, True, 3.0]"), code).passed
+    array = judge.judge(problem(test="assert f(3) == 1"), "import numpy as np\ndef f(x): return np.zeros(2)")
+    assert (array.error, array.message) == (ErrorType.WrongResult, "f(3) returned a numpy.ndarray")
+
+
 def test_an_iterator_is_no_list(judge: Judge) -> None:
     assert judge.judge(problem(test="assert f(3) == [0, 1, 2]"), "def f(x): return map(int, range(x))").error is (
         ErrorType.WrongResult

@@ -90,12 +90,31 @@ def test_greedy_equals_transformers_generate(model, tokenizer) -> None:
     assert answer.token_ids.tolist() == generated[0, 7:].tolist()
 
 
-def test_finished_groups_are_skipped_and_the_rest_is_unchanged(model, tokenizer) -> None:
-    requests = [request("a", 5, range(6)), request("b", 8, range(6, 12))]
-    everything = sample(model, tokenizer, requests, batch_answers=4)
-    first = {(x.task_id, x.sample) for x in everything[:4]}
-    rest = sample(model, tokenizer, requests, batch_answers=4, done=first)
-    assert [x.token_ids.tolist() for x in rest] == [x.token_ids.tolist() for x in everything[4:]]
+@pytest.mark.parametrize("held", [slice(0, 4), slice(3, 9), slice(0, 12), slice(0, 23)])
+def test_answers_that_are_done_are_left_out_and_the_rest_is_unchanged(model, tokenizer, held: slice) -> None:
+    requests = [request("a", 5, range(12)), request("b", 8, range(12, 24))]
+    everything = sample(model, tokenizer, requests, batch_answers=3, temperature=1.5)
+    done = {(x.task_id, x.sample) for x in everything[held]}
+    rest = {(x.task_id, x.sample): x for x in sample(model, tokenizer, requests, batch_answers=3, temperature=1.5, done=done)}
+    assert set(rest) | done == {(x.task_id, x.sample) for x in everything} and not set(rest) & done
+    for answer in everything:
+        if (answer.task_id, answer.sample) in rest:
+            twin = rest[answer.task_id, answer.sample]
+            assert twin.token_ids.tolist() == answer.token_ids.tolist()
+            assert np.array_equal(twin.logprobs, answer.logprobs), "bit for bit"
+
+
+def test_every_prompt_is_prefilled_once_and_the_batch_stays_full(model, tokenizer) -> None:
+    seen: list[tuple[int, int]] = []
+    handle = model.model.embed_tokens.register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape)))
+    requests = [request("a", 30, range(10)), request("b", 20, range(10, 20)), request("c", 10, range(20, 30))]
+    answers = sample(model, tokenizer, requests, batch_answers=8, max_new_tokens=20, temperature=1.5)
+    handle.remove()
+    prefills = [shape for shape in seen if shape[1] > 1]
+    assert sum(rows for rows, _ in prefills) == 3
+    rows_times_steps = sum(rows for rows, length in seen if length == 1)
+    needed = sum(len(answer.token_ids) - 1 for answer in answers)
+    assert needed <= rows_times_steps <= 1.35 * needed, "few rows are computed for answers that have ended"
 
 
 def test_a_stop_string_ends_the_text_but_its_tokens_are_kept(model, tokenizer) -> None:
