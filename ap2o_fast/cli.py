@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ap2o_fast import config as settings
@@ -197,7 +198,7 @@ def doctor() -> None:
     marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
     found = findings()
     for finding in found:
-        table.add_row(marks[finding.status], finding.name, finding.detail, finding.fix)
+        table.add_row(marks[finding.status], *map(escape, (finding.name, finding.detail, finding.fix)))
     out.print(table)
     if any(finding.status == "fail" for finding in found):
         raise typer.Exit(4)

@@ -135,7 +135,7 @@ def convert(gguf: Path, dest: Path) -> None:
         raise MachineError(
             f"{gguf.name} does not fill a {type(plain).__name__}",
             why=f"missing {sorted(missing)[:3]}, unexpected {sorted(unexpected)[:3]}",
-            do="install the transformers that `pip install ap2o-fast` asks for",
+            do="install a transformers of the range in pyproject.toml",
         )
     plain.tie_weights()
     plain.bfloat16()

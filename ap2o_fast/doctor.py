@@ -24,13 +24,13 @@ SLOW_SYNC_MS = 50.0
 OPTIONAL = {
     "triton": (
         "fused kernels on a GPU",
-        "comes with a CUDA build of torch; on a CPU build: pip install 'ap2o-fast[triton]'",
+        "comes with a CUDA build of torch; on a CPU build: in the clone: pip install -e '.[triton]'",
     ),
-    "flash-attn": ("faster attention on a GPU", "pip install 'ap2o-fast[flash]' --no-build-isolation"),
-    "vllm": ("faster sampling on a GPU", "pip install 'ap2o-fast[vllm]'"),
+    "flash-attn": ("faster attention on a GPU", "in the clone: pip install -e '.[flash]' --no-build-isolation"),
+    "vllm": ("faster sampling on a GPU", "in the clone: pip install -e '.[vllm]'"),
     "liger-kernel": ("a peer to compare the kernels with", "pip install liger-kernel"),
-    "evalplus": ("scores by EvalPlus itself", "pip install 'ap2o-fast[eval]'"),
-    "datasets": ("problems by Hub name", "pip install 'ap2o-fast[hub]'"),
+    "evalplus": ("scores by EvalPlus itself", "in the clone: pip install -e '.[eval]'"),
+    "datasets": ("problems by Hub name", "in the clone: pip install -e '.[hub]'"),
 }
 
 
@@ -76,7 +76,7 @@ def findings(*, hub: bool = False, folder: Path | None = None) -> list[Finding]:
         try:
             found += check()
         except Exception as error:  # whatever a broken installation raises is what the reader came to see
-            fix = "pip install --force-reinstall ap2o-fast" if isinstance(error, ImportError) else ""
+            fix = "install anew: in the clone, make clean, then make demo" if isinstance(error, ImportError) else ""
             found.append(Finding(name=name, status="fail", detail=f"{type(error).__name__}: {error}", fix=fix))
     return found
 
@@ -204,13 +204,14 @@ def _sandbox() -> Iterator[Finding]:
 
     level, reasons = detect_level()
     least = JudgeSettings().min_level
-    meaning = ("none", "process limits", "namespaces, or Landlock and seccomp", "both, and cgroup limits")
+    meaning = ("none", "process limits", "namespaces, or Landlock and seccomp", "both, and cgroup limits", "external")
     said = "; ".join(reasons)
+    enough = level >= least
     yield Finding(
         name="sandbox",
-        status="ok" if level >= least else "fail",
-        detail=f"level {level}, {meaning[min(level, 3)]}",
-        fix=said if level >= least else f"{said}; runs need level {least}, or judge.min_level={level} at your own risk",
+        status="ok" if enough else "fail",
+        detail=f"level {level}, {meaning[min(level, 4)]}" + (f" ({said})" if enough else ""),
+        fix="" if enough else f"{said}; runs need level {least}, or judge.min_level={level} at your own risk",
     )
 
 

@@ -81,7 +81,7 @@ class Decoder:
         copies = [sum(answer.request is request for answer in joined) for request in new.values()]
         for layer, held in enumerate(self._cache.layers):
             prompts = [(*self._prefilled[key].layers[layer], n) for key, n in zip(new, copies, strict=True)]
-            held.rebuild(torch.tensor(keep, dtype=torch.long, device=self.device), first, columns, prompts)  # type: ignore[attr-defined]
+            held.rebuild(torch.tensor(keep, dtype=torch.long, device=self.device), first, columns, prompts)
         mask = torch.zeros(len(keep) + len(joined), columns, dtype=torch.long)
         mask[: len(keep), columns - (self._mask.shape[1] - first) :] = self._mask[keep, first:]
         for row, length in enumerate(lengths, start=len(keep)):

@@ -20,7 +20,7 @@ class GrowingLayer(DynamicLayer):
     transformers' own layer concatenates at every step, which for a batch of 64 moves as many bytes as the weights.
     """
 
-    def update(  # type: ignore[override]
+    def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append (B, heads, new, head_dim) keys and values; returns all of them."""

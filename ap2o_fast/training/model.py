@@ -53,7 +53,7 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
         raise _not_loaded(settings, _first_line(error)) from error
     tokenizer = load_tokenizer(settings)
     try:
-        model.to(device)  # type: ignore[arg-type]
+        model.to(device)
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"{settings.name} does not fit on {device}", why=str(error), do="take a smaller model or another device"

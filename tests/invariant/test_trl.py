@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer on the same pairs: the same losses, rewards, gradient norms and weights, step by step, in float32."""
+"""TRL's DPOTrainer on the same pairs: same losses, rewards, gradient norms and weights, step by step, in float32."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = (
 
 
 def make_pairs() -> tuple[MemoryBook, list[tuple[int, int]]]:
-    """24 pairs on 4 problems with 6 answers each; answers are in several pairs of a step. They end with EOS, as TRL's."""
+    """24 pairs on 4 problems of 6 answers; answers are in several pairs of a step. All end with EOS, as TRL's."""
     book = make_book([6, 3, 9, 4], [[7, 3, 5, 8, 1, 6]] * 4, seed=5)
     for answer in book.answers:
         answer[-1] = 2
@@ -64,8 +64,9 @@ def by_trl(book: MemoryBook, pairs: list[tuple[int, int]], folder: Path) -> tupl
             losses.append(float(loss.detach()))
             return loss
 
+    plain_model("qwen2").save_pretrained(folder / "model")
     trainer = Recording(
-        model=plain_model("qwen2"),
+        model=str(folder / "model"),
         args=DPOConfig(
             output_dir=str(folder),
             use_cpu=True,

@@ -205,7 +205,8 @@ def test_close_ends_everything_and_may_be_repeated() -> None:
 
 
 def test_the_judges_processes_never_load_the_heavy_libraries() -> None:
-    code = "import sys, ap2o_fast.judge.server\nprint([m for m in ('torch', 'numpy', 'transformers', 'pydantic') if m in sys.modules])"
+    heavy = ("torch", "numpy", "transformers", "pydantic")
+    code = f"import sys, ap2o_fast.judge.server\nprint([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True, check=True
     )

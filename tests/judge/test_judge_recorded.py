@@ -22,9 +22,8 @@ def rows(name: str) -> list[dict[str, Any]]:
     path = DATA / name
     if not path.exists():
         pytest.skip(f"{name} is not here")
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as stream:
-        return [json.loads(line) for line in stream]
+    raw = path.read_bytes()
+    return [json.loads(line) for line in (gzip.decompress(raw) if path.suffix == ".gz" else raw).splitlines()]
 
 
 def humaneval(row: dict[str, Any]) -> Problem:

@@ -11,7 +11,8 @@ SQUARE = Problem(
     task_id="square",
     prompt="",
     entry_point="square",
-    test="def check(candidate):\n    assert candidate(1) == 1\n    assert candidate(2) == 4\n    assert candidate(3) == 9\n",
+    test="def check(candidate):\n"
+    "    assert candidate(1) == 1\n    assert candidate(2) == 4\n    assert candidate(3) == 9\n",
 )
 BODY = "def square(x):\n    "
 

@@ -19,12 +19,15 @@ def problem(**fields: Any) -> Problem:
 
 
 HONEST = {
-    "prints": ("assert f(2) == 4", "import sys\ndef f(x):\n    print('hi'); sys.stderr.write('x' * 5000)\n    return 4"),
-    "catches": ("assert f(0) is None", "def f(x):\n    try:\n        return 1 / x\n    except Exception:\n        return"),
+    "prints": ("assert f(2) == 4", "import sys\ndef f(x):\n  print('hi'); sys.stderr.write('x' * 5000)\n  return 4"),
+    "catches": ("assert f(0) is None", "def f(x):\n  try:\n    return 1 / x\n  except Exception:\n    return"),
     "tuple": ("assert f(1) == (1, [2, {3}])", "def f(x): return (1, [2, {3}])"),
     "set": ("assert f(1) == {1, 2} and type(f(1)) is set", "def f(x): return {1, 2}"),
     "frozenset key": ("assert f(1)[frozenset({1})] == b'x'", "def f(x): return {frozenset({1}): b'x'}"),
-    "decimal": ("from decimal import Decimal\nassert f(1) == Decimal('1.10')", "import decimal\ndef f(x):\n  return decimal.Decimal('1.10')"),
+    "decimal": (
+        "from decimal import Decimal\nassert f(1) == Decimal('1.10')",
+        "import decimal\ndef f(x): return decimal.Decimal('1.10')",
+    ),
     "nan": ("import math\nassert math.isnan(f(1))", "def f(x): return float('nan')"),
     "infinity": ("assert f(1) == [float('inf'), -float('inf')]", "def f(x): return [float('inf'), -float('inf')]"),
     "big int": ("assert f(3) == 10 ** 5000", "def f(x): return 10 ** 5000"),
@@ -36,12 +39,19 @@ HONEST = {
     "keywords": ("assert f(a=1, b=2) == -1", "def f(b, a): return a - b"),
     "stdin": ("assert f(1) == ''", "import sys\ndef f(x): return sys.stdin.read()"),
     "work folder": ("assert f('a') == 'a'", "def f(x):\n  open('t', 'w').write(x)\n  return open('t').read()"),
-    "dataclass": ("assert f(2) == 2", "import dataclasses\n@dataclasses.dataclass\nclass P:\n  x: 'int'\ndef f(x): return P(x).x"),
+    "dataclass": (
+        "assert f(2) == 2",
+        "import dataclasses\n@dataclasses.dataclass\nclass P:\n  x: 'int'\ndef f(x): return P(x).x",
+    ),
     "lazy import": ("assert f(1) == 1", "def f(x):\n    import csv, xml.dom.minidom, sqlite3, argparse\n    return x"),
     "asyncio": ("assert f(1) == 1", "import asyncio\nasync def g(x): return x\ndef f(x): return asyncio.run(g(x))"),
     "main guard": ("assert f(1) == 1", "def f(x): return x\nif __name__ == '__main__':\n    input()"),
     "lone surrogate": ("assert f(1) == '\\ud800'", "def f(x): return '\\ud800'"),
-    "limits itself": ("assert f(1) == 1", "import resource, sys\nsys.setrecursionlimit(5000)\nresource.setrlimit(resource.RLIMIT_STACK, (1 << 20, 1 << 20))\ndef f(x): return x"),
+    "limits itself": (
+        "assert f(1) == 1",
+        "import resource, sys; sys.setrecursionlimit(5000)\n"
+         "resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, 1 << 20))\ndef f(x): return x",
+    ),
 }  # fmt: skip
 
 
@@ -98,7 +108,8 @@ def test_messages_say_what_differed(judge: Judge) -> None:
 
 
 def test_tests_may_expect_exceptions(judge: Judge) -> None:
-    test = "try:\n    f(-1)\nexcept ValueError as error:\n    assert 'minus' in str(error)\nelse:\n    assert False\nassert f(1) == 1"
+    test = "try:\n    f(-1)\nexcept ValueError as error:\n    assert 'minus' in str(error)\nelse:\n    assert False\n"
+    test += "assert f(1) == 1"
     code = "def f(x):\n    if x < 0: raise ValueError('minus one')\n    return x"
     assert judge.judge(problem(test=test), code).passed
     assert judge.judge(problem(test=test), "def f(x): return x").error is ErrorType.WrongResult
@@ -211,7 +222,8 @@ def test_check_reference(judge: Judge) -> None:
 
 
 def test_the_limit_grows_with_a_slow_reference(judge: Judge) -> None:
-    burn = "import time\ndef f(x):\n    end = time.process_time() + {}\n    while time.process_time() < end: pass\n    return x"
+    burn = "import time\ndef f(x):\n    end = time.process_time() + {}\n    while time.process_time() < end: pass\n"
+    burn += "    return x"
     given = problem(test="assert f(1) == 1", solution=burn.format(0.4))
     assert judge.judge(given, burn.format(1.2)).passed  # 4 x 0.4 s instead of 1 s
     without = problem(test="assert f(1) == 1")

@@ -135,8 +135,8 @@ def test_foreign_values_have_no_form(value: Any, text: str, monkeypatch: pytest.
     "form",
     [
         {}, [], ["?"], [1], [[]], ["i", 5], ["i", "x"], ["s", ["l"]], ["d", 1], ["b", "\u1234"], ["r", "1"], ["n", []],
-        ["dec", "x"], ["fr", "0x1", "0x0"], ["iso", "date", "x"], ["iso", "eval", "1"], ["ty", "eval"], ["td", "a", 1, 2],
-        ["l", {"a": 1}],
+        ["dec", "x"], ["fr", "0x1", "0x0"], ["iso", "date", "x"], ["iso", "eval", "1"], ["ty", "eval"],
+        ["td", "a", 1, 2], ["l", {"a": 1}],
     ],
 )  # fmt: skip
 def test_malformed_forms_are_refused(form: Any) -> None:

@@ -1,4 +1,7 @@
-"""Hostile programs: the right verdict, nothing outside touched, and the next honest program passes."""
+"""Hostile programs: the right verdict, nothing outside touched, and the next honest program passes.
+
+Each program must stay harmless where the defence it tries is gone: it proves that it could, and does not do it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ PROBLEM = Problem(
     task_id="redteam",
     prompt="",
     entry_point="solve",
-    test="def check(candidate):\n    assert candidate(2) == 5\n    assert candidate(10) == 101\n    assert candidate(-3) == 10\n",
+    test="def check(candidate):\n"
+    "    assert candidate(2) == 5\n    assert candidate(10) == 101\n    assert candidate(-3) == 10\n",
 )
 HONEST = "def solve(x): return x * x + 1"
 
@@ -134,7 +138,9 @@ def test_verdicts_repeat_and_do_not_depend_on_company(world: World) -> None:
     programs = [world.program(path) for path in PROGRAMS if path.stem in names]
     settings = JudgeSettings(workers=8, cpu_seconds=2, wall_factor=20, memory_mib=256)
     with Judge(settings) as judge:
-        jobs = [Job(key=number, problem=PROBLEM, code=code) for _ in range(5) for number, (code, _) in enumerate(programs)]
+        jobs = [
+            Job(key=number, problem=PROBLEM, code=code) for _ in range(5) for number, (code, _) in enumerate(programs)
+        ]
         for job, verdict in judge.judge_all(jobs):
             assert {verdict.error.name} == programs[job.key][1], verdict
     world.untouched()

@@ -4,6 +4,6 @@ import os
 
 
 def solve(x):
-    with open(os.__file__, "a") as stream:
-        stream.write("\n1 / 0\n")
-    return x * x + 1
+    # Opening is proof enough: this one must do no harm where the defence is gone.
+    with open(os.__file__, "a"):
+        return x * x + 1

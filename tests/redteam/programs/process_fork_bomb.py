@@ -1,8 +1,9 @@
-# attack: a fork bomb that takes no for an answer
-# expect: OSError TimeoutError
+# attack: a fork bomb
+# expect: OSError
 import os
 
 
 def solve(x):
-    while True:
+    for _ in range(5):  # enough to tell, and no bomb where the defence is gone
         os.fork()
+    return x * x + 1

@@ -1,13 +1,12 @@
 # attack: kill the parent and everyone in reach
 # expect: OSError
 import os
-import signal
 
 
 def solve(x):
-    for target in (os.getppid(), @PID@, -1, 0, 1):
+    for target in (os.getppid(), @PID@, 1):
         try:
-            os.kill(target, signal.SIGKILL)
+            os.kill(target, 0)  # asks for the right to signal and harms nobody where the defence is gone
         except ProcessLookupError:
             pass
     return x * x + 1

@@ -4,4 +4,5 @@ import resource
 
 
 def solve(x):
-    resource.prlimit(@PID@, resource.RLIMIT_NOFILE, (0, 0))
+    resource.prlimit(@PID@, resource.RLIMIT_NOFILE)  # reading needs the same right as setting
+    return x * x + 1

@@ -5,5 +5,6 @@ import time
 
 
 def solve(x):
-    while True:
+    for _ in range(20):
         threading.Thread(target=time.sleep, args=(100,)).start()
+    return x * x + 1
