@@ -24,7 +24,7 @@ demo: $(VENV)/installed ## the whole method on a small real model and the starte
 	$(BIN)/ap2o demo $(ARGS)
 
 test: lint ## style, types and all tests
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/installed-dev ## style and types
 	$(BIN)/ruff check .

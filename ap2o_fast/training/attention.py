@@ -73,6 +73,8 @@ def shared_prefix_attention(
     Errors: `UsageError` for dropout or a sliding window in a packed forward.
     """
     if packed is None:
+        if query.shape[2] == 1 and query.shape[1] != key.shape[1] and dropout == 0:
+            return _decode(query, key, value, attention_mask, scaling), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -96,6 +98,18 @@ def shared_prefix_attention(
             )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _decode(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
+) -> torch.Tensor:
+    """One new token a row: the heads that share keys act as queries of one sequence, so no key is copied.
+
+    transformers repeats the whole cache for every group at every step; at a batch of 64 that was a third of the time.
+    """
+    batch, heads, _, size = query.shape
+    grouped = query.view(batch, key.shape[1], heads // key.shape[1], size)
+    return F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling).view(batch, 1, heads, size)
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)

@@ -49,8 +49,8 @@ HONEST = {
     "lone surrogate": ("assert f(1) == '\\ud800'", "def f(x): return '\\ud800'"),
     "limits itself": (
         "assert f(1) == 1",
-        "import resource, sys; sys.setrecursionlimit(5000)\n"
-         "resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, 1 << 20))\ndef f(x): return x",
+        ("import resource, sys; sys.setrecursionlimit(5000)\n"
+         "resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, 1 << 20))\ndef f(x): return x"),
     ),
 }  # fmt: skip
 

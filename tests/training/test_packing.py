@@ -99,6 +99,12 @@ def test_bins_are_few_and_even() -> None:
     assert sizes == [45, 45], "not 75 and 15"
 
 
+def test_evening_out_never_exceeds_the_budget() -> None:
+    """Items of 6, 4, 4, 3, 3 tokens fill two bins of 10 only as 6+4 and 4+3+3; the emptiest-bin rule alone makes 11."""
+    book = make_book([1] * 5, [[3, 2], [2, 1], [2, 1], [1, 1], [1, 1]])
+    assert len(check(book, [(2 * i, 2 * i + 1) for i in range(5)], 10)) == 2
+
+
 def test_rows_without_pairs() -> None:
     book = make_book(PROMPTS, ANSWERS)
     rows = np.array([8, 1, 1, 4, 7])

@@ -70,7 +70,6 @@ def test_metrics_are_means_over_pairs_of_the_log_probabilities() -> None:
 def test_weights_move_at_the_papers_learning_rate(dtype: torch.dtype) -> None:
     """A step of 5e-7 is below half an ulp of most bfloat16 weights: only float32 masters accumulate it."""
     trainer = make_trainer(dtype=dtype, lr=5e-7, warmup=0.0)
-    trainer.model.gradient_checkpointing_enable()
     reference = references(trainer)
     start = [parameter.master.clone() for parameter in trainer.optimizer.parameters]
     for _ in range(6):
