@@ -67,7 +67,9 @@ def test_book_refuses_an_unknown_type_with_the_nearest(examined: Path, capsys: p
     assert call(capsys, "book", examined, "--where", "NameError")[0] == 2
 
 
-def test_stages_one_by_one_on_a_run_folder(world: tiny.World, examined: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_one_by_one_on_a_run_folder(
+    world: tiny.World, examined: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = call(capsys, "analyse", examined)
     assert code == 0 and "answers passed" in out and "can be learnt from" in out
     code, out, _ = call(capsys, "quiz", examined, "--quiet")

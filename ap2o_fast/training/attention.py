@@ -109,7 +109,9 @@ def _decode(
     """
     batch, heads, _, size = query.shape
     grouped = query.view(batch, key.shape[1], heads // key.shape[1], size)
-    return F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling).view(batch, 1, heads, size)
+    return F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling).view(
+        batch, 1, heads, size
+    )
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)

@@ -141,7 +141,9 @@ def test_pools_drop_repeated_flaky_and_unjudged_answers_and_say_why(tmp_path: Pa
         assert [book.task_ids[made.problem] for made in pools] == ["good"]
         assert pools[0].passed.tolist() == [0, 2] and pools[0].failed.tolist() == [3, 4]
         assert pools[0].errors.tolist() == [E.NameError, E.TypeError]
-        assert dropped["one-pass"].startswith("1 distinct passed") and dropped["no-fail"].startswith("1 distinct failed")
+        assert dropped["one-pass"].startswith("1 distinct passed") and dropped["no-fail"].startswith(
+            "1 distinct failed"
+        )
         assert dropped["flaky"].startswith("1 distinct passed"), "answer 2 passed once and timed out once"
 
 

@@ -99,7 +99,6 @@ def by_trl(book: MemoryBook, pairs: list[tuple[int, int]], folder: Path) -> tupl
     return [line | {"loss": loss} for line, loss in zip(logged, losses, strict=True)], trainer.model
 
 
-@pytest.mark.slow
 def test_trajectory_equals_trl(tmp_path: Path) -> None:
     book, pairs = make_pairs()
     theirs, their_model = by_trl(book, pairs, tmp_path)

@@ -95,7 +95,10 @@ def test_answers_that_are_done_are_left_out_and_the_rest_is_unchanged(model, tok
     requests = [request("a", 5, range(12)), request("b", 8, range(12, 24))]
     everything = sample(model, tokenizer, requests, batch_answers=3, temperature=1.5)
     done = {(x.task_id, x.sample) for x in everything[held]}
-    rest = {(x.task_id, x.sample): x for x in sample(model, tokenizer, requests, batch_answers=3, temperature=1.5, done=done)}
+    rest = {
+        (x.task_id, x.sample): x
+        for x in sample(model, tokenizer, requests, batch_answers=3, temperature=1.5, done=done)
+    }
     assert set(rest) | done == {(x.task_id, x.sample) for x in everything} and not set(rest) & done
     for answer in everything:
         if (answer.task_id, answer.sample) in rest:
@@ -149,7 +152,9 @@ def test_chat_style_without_a_template_is_refused(tokenizer) -> None:
 
 def test_chat_style_uses_the_template_and_adds_no_second_bos(tokenizer) -> None:
     chatty = byte_tokenizer()
-    chatty.chat_template = "<s>{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    chatty.chat_template = (
+        "<s>{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    )
     ids = prompt_ids(PROBLEM, PromptSettings(style="chat"), chatty).tolist()
     assert ids[0] == 0 and ids.count(0) == 1
     assert chatty.decode(ids).endswith(">")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from ap2o_fast.errors import UsageError
 from ap2o_fast.training.attention import PackedAttention, shared_prefix_attention
 from ap2o_fast.training.packing import SharedPrompt, pack_sequences
