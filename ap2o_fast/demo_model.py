@@ -152,6 +152,7 @@ def convert(gguf: Path, dest: Path) -> None:
     generation.bos_token_id = tokenizer.bos_token_id
     generation.eos_token_id = generation.pad_token_id = tokenizer.eos_token_id
     generation.save_pretrained(dest)
+    (dest / "NOTICE").write_text(f"weights de-quantised from {gguf.name}, not the publisher's own\n", encoding="utf-8")
 
 
 def _download(source: Source, folder: Path, report: Callable[[str], None]) -> Path:

@@ -13,8 +13,11 @@ import torch
 PACKAGES = ("ap2o-fast", "torch", "transformers", "numpy", "triton", "flash-attn", "liger-kernel", "vllm", "evalplus")
 
 
-def describe(device: str) -> dict[str, str]:
-    """Names and values as strings; packages that are not installed are left out."""
+def describe(device: str, model: str) -> dict[str, str]:
+    """Names and values as strings; packages that are not installed are left out.
+
+    A model folder's NOTICE becomes `note_model`: reports show every value whose name begins with ``note`` as a caveat.
+    """
     found = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -28,6 +31,9 @@ def describe(device: str) -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    notice = Path(model) / "NOTICE"
+    if notice.is_file():
+        found["note_model"] = f"{notice.parent.name}: {notice.read_text(encoding='utf-8').strip()}"
     commit = _commit()
     if commit:
         found["commit"] = commit

@@ -135,7 +135,7 @@ class Workbench:
         environment = self.folder.read_json("environment.json")
         if not environment:
             level = {"sandbox_level": str(self.judge.level), "model_hash": found}
-            self.folder.write_json("environment.json", describe(self.config.model.device) | level)
+            self.folder.write_json("environment.json", describe(self.config.model.device, self.config.model.name) | level)
         elif environment["model_hash"] != found:
             raise DataError(
                 f"{self.config.model.name} is not the model that this run began with",

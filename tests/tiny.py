@@ -102,6 +102,7 @@ def write_model(folder: Path) -> Path:
         optimizer.zero_grad()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    (folder / "NOTICE").write_text("weights made up for a test\n", encoding="utf-8")
     return folder
 
 

@@ -76,6 +76,8 @@ def test_results_are_written_for_people_and_for_evalplus(finished: RunFolder) ->
     assert (finished.path / "README.md").exists()
     environment = finished.read_json("environment.json")
     assert {"torch", "model_hash", "sandbox_level"} <= set(environment)
+    report = (finished.path / "report.html").read_text(encoding="utf-8")
+    assert "weights made up for a test" in environment["note_model"] and environment["note_model"] in report
 
 
 def test_saved_settings_run_again_to_the_same_numbers(finished: RunFolder, tmp_path: Path) -> None:
