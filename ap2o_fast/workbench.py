@@ -134,8 +134,9 @@ class Workbench:
         """Write the initial model's hash down at first sight; refuse another model ever after."""
         environment = self.folder.read_json("environment.json")
         if not environment:
-            level = {"sandbox_level": str(self.judge.level), "model_hash": found}
-            self.folder.write_json("environment.json", describe(self.config.model.device, self.config.model.name) | level)
+            described = describe(self.config.model.device, self.config.model.name)
+            checked = {"sandbox_level": str(self.judge.level), "model_hash": found}
+            self.folder.write_json("environment.json", described | checked)
         elif environment["model_hash"] != found:
             raise DataError(
                 f"{self.config.model.name} is not the model that this run began with",
