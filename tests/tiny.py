@@ -68,7 +68,8 @@ def write_problems(folder: Path) -> dict[str, Path]:
 
 def write_model(folder: Path) -> Path:
     """A Hugging Face folder; about two seconds of training on one core."""
-    tokenizer = _tokenizer()
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(PROGRAMS)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -121,12 +122,11 @@ def write_settings(folder: Path, model: Path, files: dict[str, Path]) -> Path:
     return path
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A token a byte, and begin and end of text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {"<s>": 0, "</s>": 1} | {letter: 2 + i for i, letter in enumerate(alphabet)}
     inner = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>")
-    tokenizer.add_tokens(PROGRAMS)
-    return tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>")
