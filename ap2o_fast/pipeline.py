@@ -230,7 +230,9 @@ class Pipeline(Workbench):
             progress("reference log-probs", total, "answers", quiet=self.quiet) as bar,
         ):
             for chunk in missing:
-                values = score(self.model, book, chunk, token_budget=train.token_budget, chunk_rows=train.chunk_rows)
+                values = score(
+                    self.model, book, chunk, token_budget=train.token_budget, chunk_rows=train.chunk_rows or None
+                )
                 book.annotate("ref_logp", chunk, values, key)
                 counts["answers"] += len(chunk)
                 counts["tokens"] += int(book.column("length")[chunk].sum())

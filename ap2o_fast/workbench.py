@@ -20,7 +20,7 @@ from ap2o_fast.problems import Problem
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling.transformers import TransformersSampler
 from ap2o_fast.sitting import Sitting, sit
-from ap2o_fast.training import load_model, model_hash
+from ap2o_fast.training import check_head, load_model, model_hash
 
 INITIAL = "initial"
 
@@ -108,6 +108,7 @@ class Workbench:
         if self.weights != INITIAL:
             self.forget_model()
             self.model, self.tokenizer = load_model(self.config.model)
+            check_head(self.config.loss, self.model)
             self.weights = INITIAL
             self._check_initial(model_hash(self.model))
 

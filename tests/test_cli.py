@@ -116,6 +116,15 @@ def test_unknown_model(world: tiny.World, tmp_path: Path, capsys: pytest.Capture
     assert code == 4 and "absent" in err and "do:" in err
 
 
+def test_a_head_that_cannot_run_here(world: tiny.World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Said before the exam, not after it: Triton's kernels take no float64."""
+    code, _, err = call(
+        capsys, "run", world.settings, "loss.impl=triton", "model.dtype=float64", f"run_dir={tmp_path}/run"
+    )
+    assert code == 2 and "loss.impl = 'triton'" in err and "auto, chunked, reference" in err
+    assert not (tmp_path / "run" / "book").exists()
+
+
 def test_chat_style_without_a_template(world: tiny.World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call(capsys, "exam", world.settings, "prompt.style=chat", f"run_dir={tmp_path}/run")
     assert code == 2 and "chat template" in err

@@ -8,10 +8,21 @@ import torch
 from transformers import PreTrainedModel
 
 from ap2o_fast.config import LossSettings
+from ap2o_fast.errors import UsageError
 from ap2o_fast.training.batch import PackedBatch
 from ap2o_fast.training.forward import packed_hidden
 from ap2o_fast.training.packing import Book, pack_rows
-from ap2o_kernels import DpoOutput, linear_dpo, linear_logp
+from ap2o_kernels import DpoOutput, available_impls, linear_dpo, linear_logp
+
+
+def check_head(settings: LossSettings, model: PreTrainedModel) -> None:
+    """Errors: `UsageError` where the fused head that is asked for cannot run with this model on its device."""
+    available = [impl for impl in available_impls(model.device) if impl != "triton" or model.dtype != torch.float64]
+    if settings.impl not in ("auto", *available):
+        raise UsageError(
+            f"loss.impl = {settings.impl!r} cannot run in {model.dtype} on {model.device}",
+            do=f"choose one of auto, {', '.join(available)}",
+        )
 
 
 def dpo_step_loss(

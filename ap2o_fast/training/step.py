@@ -87,7 +87,7 @@ class Trainer:
 
     def _accumulate(self, batch: PackedBatch, pairs: int) -> dict[str, torch.Tensor]:
         output, metrics = dpo_step_loss(
-            self.model, batch, settings=self.loss, normalizer=pairs, chunk_rows=self.train.chunk_rows
+            self.model, batch, settings=self.loss, normalizer=pairs, chunk_rows=self.train.chunk_rows or None
         )
         loss = float(output.loss.detach())
         if not math.isfinite(loss):

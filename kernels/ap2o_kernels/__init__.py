@@ -6,6 +6,7 @@ gradients, without the logits of a whole batch.
 
 from __future__ import annotations
 
-from ap2o_kernels.head import DpoOutput, available_impls, linear_dpo, linear_logp
+from ap2o_kernels.head import available_impls, linear_dpo, linear_logp
+from ap2o_kernels.output import DpoOutput
 
 __all__ = ["DpoOutput", "available_impls", "linear_dpo", "linear_logp"]

@@ -3,31 +3,32 @@ P pairs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib.util
 
 import torch
 
 from ap2o_kernels import chunked, reference
-from ap2o_kernels.losses import LOSS_TYPES
+from ap2o_kernels.arguments import check_head, check_pairs
+from ap2o_kernels.losses import PairLoss
+from ap2o_kernels.output import DpoOutput
 
-_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
-
-
-@dataclass(frozen=True)
-class DpoOutput:
-    """`loss` (), differentiable; `logps` (A,) summed log-probability of each answer, without gradient.
-
-    Both are float32, or float64 for float64 inputs.
-    """
-
-    loss: torch.Tensor
-    logps: torch.Tensor
+TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_CHUNK_ROWS = {"cuda": 4096, "cpu": 1024}
+_SLAB_ROWS = 1024
 
 
 def available_impls(device: torch.device | str) -> tuple[str, ...]:
-    """Implementations that run on `device`, best first; `auto` takes the first."""
-    torch.device(device)
-    return ("chunked", "reference")
+    """Implementations that run on `device`, among `chunked`, `triton` and `reference`.
+
+    `triton` needs Triton, and a CUDA device or TRITON_INTERPRET=1; it takes no float64.
+    """
+    device = torch.device(device)
+    if importlib.util.find_spec("triton") is None:
+        return ("chunked", "reference")
+    from ap2o_kernels import tiles
+
+    runs = device.type == "cpu" if tiles.interpreting() else device.type == "cuda"
+    return ("chunked", "triton", "reference") if runs else ("chunked", "reference")
 
 
 def linear_logp(
@@ -44,21 +45,31 @@ def linear_logp(
     For scoring: the result carries no gradient.
 
     Args:
-        hidden: (R, D).
-        weight: (V, D), of the same dtype.
-        targets: (R,) int64.
+        hidden: (R, D) float16, bfloat16, float32 or float64.
+        weight: (V, D), of the same dtype; a sharded one (`DTensor`) is gathered.
+        targets: (R,) int64. On a GPU, where they are not looked at beforehand, one outside [0, V) gives NaN.
         bias: (V,) or None.
-        impl: one of `available_impls`, or `auto`.
-        chunk_rows: rows whose logits exist at a time (default 1024 on the CPU, 4096 on a GPU). `reference` makes all.
+        impl: one of `available_impls`; `auto` is `triton` on a GPU, `chunked` elsewhere and for float64.
+        chunk_rows: rows whose logits exist at a time in `chunked` (default 1024 on the CPU, 4096 on a GPU).
 
     Returns: (R,) float32, float64 for float64 inputs.
     Errors: `ValueError` for shapes, dtypes, devices or targets that do not fit.
     """
-    _check_head(hidden, weight, targets, bias)
-    if _pick(impl, hidden.device) == "reference":
-        with torch.no_grad():
+    with torch.no_grad():
+        hidden, weight, bias = _operands(hidden, weight, bias)
+        check_head(hidden, weight, targets, bias)
+        if impl == "auto":
+            on_gpu = hidden.is_cuda and "triton" in available_impls(hidden.device) and hidden.dtype in TRITON_DTYPES
+            impl = "triton" if on_gpu else "chunked"
+        _check_impl(impl, hidden)
+        if impl == "reference":
             return reference.linear_logp(hidden, weight, targets, bias=bias)
-    return chunked.linear_logp(hidden, weight, targets, bias, _chunk_rows(chunk_rows, hidden))
+        rows = _positive(chunk_rows) or _CHUNK_ROWS.get(hidden.device.type, 1024)
+        if impl == "chunked":
+            return chunked.linear_logp(hidden, weight, bias, targets, rows)
+        from ap2o_kernels import two_pass
+
+        return two_pass.linear_logp(hidden, weight, bias, targets)
 
 
 def linear_dpo(
@@ -74,153 +85,145 @@ def linear_dpo(
     normalizer: float | None = None,
     loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
+    sft_weight: float = 0.0,
+    length_normalized: bool = False,
     bias: torch.Tensor | None = None,
     impl: str = "auto",
     chunk_rows: int | None = None,
 ) -> DpoOutput:
     """Preference loss straight from hidden states. Differentiable (once) in `hidden`, `weight` and `bias`.
 
-    Answers are nodes and pairs are edges: an answer may be in many pairs or in none, and may be empty.
+    Answers are nodes and pairs are edges: an answer may be in many pairs or in none, and may be empty. What needs no
+    gradient costs none: a frozen head is neither multiplied for nor allocated a gradient.
 
     Args:
         hidden: (R, D) hidden states that predict the answers' tokens, contiguous per answer.
-        weight: (V, D) of the LM head, of the same dtype.
-        targets: (R,) int64 the answers' tokens.
-        cu_rows: (A+1,) integer, where each answer's rows begin; starts at 0, ends at R.
+        weight: (V, D) of the LM head, of the same dtype. A sharded one (`DTensor`) is gathered and its gradient is
+            summed over the ranks, each of which has its own rows.
+        targets: (R,) int64 the answers' tokens. On a GPU, where they are not looked at beforehand, one outside [0, V)
+            gives NaN.
+        cu_rows: (A+1,) integer, where each answer's rows begin; starts at 0, ends at R. It and `pairs` may be on the
+            CPU, which saves `chunked` from waiting for the GPU to read them.
         pairs: (P, 2) int64, (chosen, rejected) as answer numbers.
-        ref_logps: (A,) log-probabilities of the answers under the reference model.
-        beta: strength of the pull towards the reference.
+        ref_logps: (A,) log-probabilities of the answers under the reference model; zeros for none.
+        beta, loss_type, label_smoothing, sft_weight, length_normalized: see `losses.PairLoss`.
         pair_weights: (P,) or None for ones.
         normalizer: what the sum of pair losses is divided by: the pairs of the whole step, where this is a part of it.
             Default P.
-        loss_type: `sigmoid` (DPO), `ipo` or `hinge`.
-        label_smoothing: share of pairs taken to be labelled the wrong way round (conservative DPO); `sigmoid` only.
         bias: (V,) or None.
-        impl: one of `available_impls`, or `auto`.
-        chunk_rows: rows whose logits exist at a time (default 1024 on the CPU, 4096 on a GPU). Pairs that reach over
-            more rows are computed in two sweeps. `reference` makes all.
+        impl: one of `available_impls`. `chunked` keeps the logits of `chunk_rows` rows, 6RDV operations (4RDV with a
+            frozen head); `triton` keeps none and makes them twice, 8RDV; `reference` keeps all. `auto` is `chunked`,
+            unless on a GPU its workspace is more than half of the free memory.
+        chunk_rows: rows of the workspace: `chunked` holds the float32 logits of as many (default 1024 on the CPU, 4096
+            on a GPU; pairs that reach over more rows are computed in two sweeps), the backward of `triton` as many
+            rows' worth of gradients in the operands' dtype (default 1024).
 
     Returns: `DpoOutput`.
-    Errors: `ValueError` for arguments that do not fit together.
+    Errors: `ValueError` for arguments that do not fit together; `RuntimeError` for a second derivative.
     """
-    _check_head(hidden, weight, targets, bias)
-    _check_pairs(hidden, cu_rows, pairs, ref_logps, pair_weights)
-    _check_loss(beta, loss_type, label_smoothing, normalizer)
-    count = float(max(len(pairs), 1) if normalizer is None else normalizer)
-    if _pick(impl, hidden.device) == "reference":
-        return DpoOutput(
-            *reference.linear_dpo(
-                hidden,
-                weight,
-                targets,
-                cu_rows,
-                pairs,
-                ref_logps,
-                beta=beta,
-                pair_weights=pair_weights,
-                normalizer=count,
-                loss_type=loss_type,
-                label_smoothing=label_smoothing,
-                bias=bias,
-            )
-        )
-    pair_loss = chunked.PairLoss(
-        ref_logps=ref_logps,
-        pairs=pairs,
-        weights=pair_weights,
-        normalizer=count,
-        beta=beta,
+    settings = PairLoss(
         loss_type=loss_type,
+        beta=beta,
         label_smoothing=label_smoothing,
+        sft_weight=sft_weight,
+        length_normalized=length_normalized,
     )
-    rows = _chunk_rows(chunk_rows, hidden)
-    return DpoOutput(*chunked.linear_dpo(hidden, weight, targets, cu_rows, bias, pair_loss, rows))
-
-
-def _pick(impl: str, device: torch.device) -> str:
-    available = available_impls(device)
+    hidden, weight, bias = _operands(hidden, weight, bias)
+    check_head(hidden, weight, targets, bias)
+    check_pairs(hidden, cu_rows, pairs, ref_logps, pair_weights, normalizer)
+    asked_rows = _positive(chunk_rows)
+    grad = torch.is_grad_enabled()
+    needed = [grad and tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)]
     if impl == "auto":
-        return available[0]
+        impl = "chunked" if _fits(hidden, weight, asked_rows, frozen=not needed[1]) else "triton"
+    _check_impl(impl, hidden)
+    if impl == "reference":
+        return reference.linear_dpo(
+            hidden,
+            weight,
+            targets,
+            cu_rows,
+            pairs,
+            ref_logps,
+            beta=beta,
+            pair_weights=pair_weights,
+            normalizer=normalizer,
+            loss_type=loss_type,
+            label_smoothing=label_smoothing,
+            sft_weight=sft_weight,
+            length_normalized=length_normalized,
+            bias=bias,
+        )
+    if impl == "chunked":
+        operator, default_rows = chunked.dpo_chunked, _CHUNK_ROWS.get(hidden.device.type, 1024)
+    else:
+        from ap2o_kernels import two_pass
+
+        operator, default_rows = two_pass.dpo_two_pass, _SLAB_ROWS
+    loss, logps, *_ = operator(
+        hidden,
+        weight,
+        bias,
+        targets,
+        cu_rows,
+        pairs,
+        ref_logps,
+        pair_weights,
+        *settings.values(),
+        float(max(len(pairs), 1) if normalizer is None else normalizer),
+        asked_rows or default_rows,
+        needed,
+    )
+    return DpoOutput(loss, logps.detach())
+
+
+def _operands(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """What is multiplied: whole, in the dtype of an autocast region, `hidden` with its rows contiguous."""
+    weight = _gathered(weight)
+    bias = None if bias is None else _gathered(bias)
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(kind)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    return hidden.contiguous(), weight, bias
+
+
+def _gathered(tensor: torch.Tensor) -> torch.Tensor:
+    if not torch.distributed.is_available():
+        return tensor
+    from torch.distributed.tensor import DTensor, Partial
+
+    if not isinstance(tensor, DTensor):
+        return tensor
+    return tensor.full_tensor(grad_placements=[Partial()] * tensor.device_mesh.ndim)
+
+
+def _fits(hidden: torch.Tensor, weight: torch.Tensor, chunk_rows: int | None, *, frozen: bool) -> bool:
+    """Whether `chunked` needs at most half of the memory that is free now. Not asked while a graph is traced."""
+    if torch.compiler.is_compiling():
+        return True
+    if "triton" not in available_impls(hidden.device) or hidden.dtype not in TRITON_DTYPES or not hidden.is_cuda:
+        return True
+    rows = chunk_rows or _CHUNK_ROWS["cuda"]
+    sums = 0 if frozen or len(hidden) <= rows else weight.numel()
+    wanted = 4 * (min(rows, len(hidden)) * len(weight) + sums)
+    free, _ = torch.cuda.mem_get_info(hidden.device)
+    unused = torch.cuda.memory_reserved(hidden.device) - torch.cuda.memory_allocated(hidden.device)
+    return wanted <= (free + unused) // 2
+
+
+def _check_impl(impl: str, hidden: torch.Tensor) -> None:
+    available = available_impls(hidden.device)
     if impl not in available:
-        raise ValueError(f"impl {impl!r} is not available on {device}: choose from {('auto', *available)}")
-    return impl
+        raise ValueError(f"impl {impl!r} is not available on {hidden.device}: choose from {('auto', *available)}")
+    if impl == "triton" and hidden.dtype not in TRITON_DTYPES:
+        raise ValueError(f"impl 'triton' takes float16, bfloat16 or float32, not {hidden.dtype}: choose 'chunked'")
 
 
-def _chunk_rows(chunk_rows: int | None, hidden: torch.Tensor) -> int:
-    if chunk_rows is None:
-        return 4096 if hidden.is_cuda else 1024
-    if chunk_rows < 1:
+def _positive(chunk_rows: int | None) -> int | None:
+    if chunk_rows is not None and chunk_rows < 1:
         raise ValueError(f"chunk_rows is {chunk_rows}; it must be at least 1")
     return chunk_rows
-
-
-def _check_head(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor | None) -> None:
-    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
-        raise ValueError(f"hidden must be (R, D) and weight (V, D); got {_shape(hidden)} and {_shape(weight)}")
-    if hidden.dtype not in _DTYPES or weight.dtype != hidden.dtype:
-        raise ValueError(
-            "hidden and weight must both be bfloat16, float32 or float64 (gradients underflow in float16); "
-            f"got {hidden.dtype} and {weight.dtype}"
-        )
-    if not (hidden.is_contiguous() and weight.is_contiguous()):
-        raise ValueError("hidden and weight must be contiguous: call .contiguous()")
-    _expect("targets", targets, (len(hidden),), torch.int64)
-    if bias is not None:
-        _expect("bias", bias, (len(weight),), weight.dtype)
-    _same_device(hidden, weight=weight, targets=targets, bias=bias)
-    if len(targets):
-        low, high = torch.stack(torch.aminmax(targets)).tolist()
-        if low < 0 or high >= len(weight):
-            raise ValueError(f"targets must lie in [0, {len(weight)}); they span {low} to {high}")
-
-
-def _check_pairs(
-    hidden: torch.Tensor,
-    cu_rows: torch.Tensor,
-    pairs: torch.Tensor,
-    ref_logps: torch.Tensor,
-    pair_weights: torch.Tensor | None,
-) -> None:
-    if cu_rows.ndim != 1 or len(cu_rows) == 0 or cu_rows.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"cu_rows must be (A+1,) integers; got {_shape(cu_rows)} of {cu_rows.dtype}")
-    offsets = cu_rows.tolist()
-    if offsets[0] != 0 or offsets[-1] != len(hidden) or offsets != sorted(offsets):
-        raise ValueError(f"cu_rows must rise from 0 to R = {len(hidden)}; got {offsets[0]} to {offsets[-1]}")
-    answers = len(offsets) - 1
-    _expect("pairs", pairs, (len(pairs), 2), torch.int64)
-    if len(pairs) and not 0 <= int(pairs.min()) <= int(pairs.max()) < answers:
-        raise ValueError(f"pairs must hold answer numbers in [0, {answers})")
-    _expect("ref_logps", ref_logps, (answers,), None)
-    if pair_weights is not None:
-        _expect("pair_weights", pair_weights, (len(pairs),), None)
-    _same_device(hidden, cu_rows=cu_rows, pairs=pairs, ref_logps=ref_logps, pair_weights=pair_weights)
-
-
-def _check_loss(beta: float, loss_type: str, label_smoothing: float, normalizer: float | None) -> None:
-    if loss_type not in LOSS_TYPES:
-        raise ValueError(f"loss_type {loss_type!r} is unknown: choose from {LOSS_TYPES}")
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing is {label_smoothing}; it must lie in [0, 0.5)")
-    if label_smoothing and loss_type != "sigmoid":
-        raise ValueError(f"label_smoothing is defined for loss_type 'sigmoid' only, not {loss_type!r}")
-    if not beta > 0:
-        raise ValueError(f"beta is {beta}; it must be positive")
-    if normalizer is not None and not normalizer > 0:
-        raise ValueError(f"normalizer is {normalizer}; it must be positive")
-
-
-def _expect(name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} must be {shape}; got {_shape(tensor)}")
-    if not (tensor.is_floating_point() if dtype is None else tensor.dtype == dtype):
-        raise ValueError(f"{name} must be {dtype or 'floating'}; got {tensor.dtype}")
-
-
-def _same_device(hidden: torch.Tensor, **tensors: torch.Tensor | None) -> None:
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.device != hidden.device:
-            raise ValueError(f"{name} is on {tensor.device}, hidden on {hidden.device}")
-
-
-def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from ap2o_kernels.losses import pair_losses
+from ap2o_kernels.arguments import check_head, check_pairs
+from ap2o_kernels.losses import PairLoss, pair_losses
+from ap2o_kernels.output import DpoOutput
+from ap2o_kernels.products import sum_dtype
 
 
 def linear_logp(
@@ -17,7 +20,8 @@ def linear_logp(
 
     Returns: (R,) float32 (float64 for float64 inputs), differentiable.
     """
-    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    check_head(hidden, weight, targets, bias)
+    dtype = sum_dtype(hidden.dtype)
     logits = hidden.to(dtype) @ weight.to(dtype).T
     if bias is not None:
         logits = logits + bias.to(dtype)
@@ -37,20 +41,24 @@ def linear_dpo(
     normalizer: float | None = None,
     loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
+    sft_weight: float = 0.0,
+    length_normalized: bool = False,
     bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted sum of pair losses over `normalizer` (default P).
-
-    Returns: loss (), differentiable; logps (A,) detached.
-    """
-    lengths = cu_rows.diff()
-    answers = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
-    rows = linear_logp(hidden, weight, targets, bias=bias)
-    logps = rows.new_zeros(len(lengths)).index_add(0, answers, rows)
-    losses = pair_losses(
-        logps, ref_logps, lengths, pairs, beta=beta, loss_type=loss_type, label_smoothing=label_smoothing
+) -> DpoOutput:
+    """Weighted sum of pair losses over `normalizer` (default P); any number of times differentiable."""
+    loss = PairLoss(
+        loss_type=loss_type,
+        beta=beta,
+        label_smoothing=label_smoothing,
+        sft_weight=sft_weight,
+        length_normalized=length_normalized,
     )
+    check_pairs(hidden, cu_rows, pairs, ref_logps, pair_weights, normalizer)
+    row_logps = linear_logp(hidden, weight, targets, bias=bias)
+    pairs, lengths = pairs.to(hidden.device), cu_rows.diff().to(hidden.device)
+    answers = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
+    logps = row_logps.new_zeros(len(lengths)).index_add(0, answers, row_logps)
+    losses = pair_losses(loss, logps, ref_logps, lengths, pairs)
     if pair_weights is not None:
         losses = losses * pair_weights.to(losses.dtype)
-    count = len(pairs) if normalizer is None else normalizer
-    return losses.sum() / max(count, 1), logps.detach()
+    return DpoOutput(losses.sum() / (max(len(pairs), 1) if normalizer is None else normalizer), logps.detach())

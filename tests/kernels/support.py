@@ -8,6 +8,9 @@ import torch
 
 from ap2o_kernels import linear_dpo
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where the Triton kernels run: compiled on a GPU, else interpreted."""
+
 
 def make_arguments(
     lengths: list[int],
@@ -37,21 +40,48 @@ def make_arguments(
     }
 
 
-def run(arguments: dict[str, Any], *, dtype: torch.dtype, factor: float = 1.0, **options: Any) -> dict[str, Any]:
-    """Loss, log-probabilities and gradients of `factor` x loss, computed in `dtype`, returned in float64."""
+def rounded(arguments: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The arguments with operands that `dtype` can hold, so that rounding them is nobody's error."""
+    operands = ("hidden", "weight", "bias")
+    return {
+        name: value.to(dtype).double() if name in operands and value is not None else value
+        for name, value in arguments.items()
+    }
+
+
+def run(
+    arguments: dict[str, Any], *, dtype: torch.dtype, factor: float = 1.0, device: str = "cpu", **options: Any
+) -> dict[str, Any]:
+    """Loss, log-probabilities and gradients of `factor` x loss, computed in `dtype`, returned in float64 on the CPU."""
     leaves = {
-        name: arguments[name].to(dtype).clone().requires_grad_()
+        name: arguments[name].to(device, dtype, copy=True).requires_grad_()
         for name in ("hidden", "weight", "bias")
         if arguments[name] is not None
     }
-    output = linear_dpo(**(arguments | leaves), **options)
+    moved = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in arguments.items()}
+    output = linear_dpo(**(moved | leaves), **options)
     (output.loss * factor).backward()
     found = {"loss": output.loss.detach(), "logps": output.logps}
     found |= {f"grad_{name}": leaf.grad for name, leaf in leaves.items()}
-    return {name: value.double() for name, value in found.items()}
+    return {name: value.double().cpu() for name, value in found.items()}
 
 
 def worst(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
     """Largest absolute difference by name."""
     assert ours.keys() == theirs.keys()
     return {name: float((ours[name] - theirs[name]).abs().max()) for name in ours if ours[name].numel()}
+
+
+def check_error(arguments: dict[str, Any], *, dtype: torch.dtype, device: str = "cpu", **options: Any) -> None:
+    """Assert that the distance from float64 is at most 3 times that of plain PyTorch in the same dtype.
+
+    Plain PyTorch here widens half precision before it multiplies, so that the bound is on what the inputs allow.
+    """
+    arguments = rounded(arguments, dtype)
+    losses = {name: value for name, value in options.items() if name not in ("impl", "chunk_rows")}
+    exact = run(arguments, dtype=torch.float64, impl="reference", **losses)
+    plain = worst(run(arguments, dtype=dtype, impl="reference", device=device, **losses), exact)
+    ours = worst(run(arguments, dtype=dtype, device=device, **options), exact)
+    for name, error in ours.items():
+        floor = torch.finfo(torch.float32).eps * float(exact[name].abs().max())
+        assert error <= 3 * max(plain[name], floor), f"{name}: {error:.3g} against {plain[name]:.3g}"

@@ -68,7 +68,8 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def files_of_both_packages(root: Path) -> set[str]:
     """Every file that must be installed, by its path in site-packages."""
     ours = {str(path.relative_to(root)) for path in (root / "ap2o_fast").rglob("*") if path.is_file()}
-    kernels = {str(path.relative_to(root / "kernels")) for path in (root / "kernels").rglob("*") if path.is_file()}
+    under = root / "kernels"
+    kernels = {str(path.relative_to(under)) for path in (under / "ap2o_kernels").rglob("*") if path.is_file()}
     return {name for name in ours | kernels if "__pycache__" not in name and ".egg-info" not in name}
 
 

@@ -1,0 +1,36 @@
+"""What lies between the products of the chunked head, in PyTorch. Shapes: r rows of the chunk, V vocabulary.
+
+The same two functions as `rows_triton`. Exponentials are the dear part on a CPU, so the first leaves them behind.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def logps(logits: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(r,) log-probabilities of the targets, and (r,) sums of exponentials for `gradients`.
+
+    `logits` (r, V) become exp(logits + bias - row maximum).
+    """
+    if bias is not None:
+        logits += bias
+    largest = logits.amax(1, keepdim=True)
+    logits.sub_(largest)
+    target = logits.gather(1, targets[:, None]).squeeze(1)
+    sums = logits.exp_().sum(1)
+    return target - sums.log(), sums
+
+
+def gradients(
+    exponentials: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    sums: torch.Tensor,
+    slopes: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """(r, V) slopes · (onehot(targets) - softmax), in place of what `logps` left; `dtype` is that of its input."""
+    assert dtype == exponentials.dtype
+    exponentials.mul_((-slopes / sums)[:, None])
+    return exponentials.scatter_add_(1, targets[:, None], slopes[:, None])
