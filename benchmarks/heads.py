@@ -1,8 +1,7 @@
 """The heads that are compared: ours, plain PyTorch, its compiler, Liger, TRL, CCE, and the bare products as the limit.
 
-Each is a function from a `Case` to a `Step`, a callable without arguments that computes one forward and backward and
-returns the loss. All get the same answers: equal lengths, so that nobody pays for padding, and references of zero,
-because Liger's fused loss takes none that were computed before.
+Each is a function from a `Case` to a `Step`: one forward and backward. All get the same answers: equal lengths, so that
+nobody pays for padding, and references of zero, because Liger's fused loss takes none that were computed before.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from ap2o_kernels import linear_dpo, linear_logp
 BETA = 0.1
 TRL_CHUNK = 32768
 """Columns of a tile of TRL's head, as its DPO trainer (1.16) sets them."""
-Step = Callable[[], torch.Tensor]
 
 MODELS = {  # hidden size, vocabulary
+    "SmolLM2-135M": (576, 49152),
     "Qwen2.5-0.5B": (896, 151936),
     "Qwen2.5-1.5B": (1536, 151936),
     "Qwen2.5-3B": (2048, 151936),
@@ -29,11 +28,22 @@ MODELS = {  # hidden size, vocabulary
     "Llama-3-8B": (4096, 128256),
     "D4096-V131072": (4096, 131072),
 }
-"""PERFORMANCE's list; the last is the size at which Liger publishes."""
+"""The first is for CPUs, the last the size at which Liger publishes."""
 
 
 class Unavailable(Exception):
     """This head cannot run here, or not in this mode; the message says why."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """`run` computes forward and backward once, leaves gradients in the case and returns the loss.
+
+    `rows` is the order in which the rows of the hidden states' gradient come out, None for that of the case.
+    """
+
+    run: Callable[[], torch.Tensor]
+    rows: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,44 +93,31 @@ def make_case(
 def ours(impl: str) -> Callable[[Case], Step]:
     def make(case: Case) -> Step:
         if case.mode == "score":
-            return lambda: linear_logp(case.hidden, case.weight, case.targets, impl=impl).sum()
+            return Step(lambda: linear_logp(case.hidden, case.weight, case.targets, impl=impl).sum())
         cu_rows = torch.arange(0, len(case.hidden) + 1, case.answer_rows)
-        # Liger's order: all chosen answers, then all rejected ones.
-        half = case.answers // 2
-        pairs = torch.stack((torch.arange(half), torch.arange(half) + half), 1)
-        # Pairs side by side, as a packer lays them.
-        order = torch.stack((torch.arange(half), torch.arange(half) + half), 1).flatten()
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
-        rows = _reordered(order, case.answer_rows).to(case.hidden.device)
+        pairs = torch.arange(case.answers).view(-1, 2)
         references = torch.zeros(case.answers, device=case.hidden.device)
-        hidden = case.hidden.detach()[rows].requires_grad_()
-        targets = case.targets[rows]
 
-        def step() -> torch.Tensor:
-            hidden.grad = None
-            output = linear_dpo(hidden, case.weight, targets, cu_rows, place[pairs], references, beta=BETA, impl=impl)
+        def run() -> torch.Tensor:
+            output = linear_dpo(
+                case.hidden, case.weight, case.targets, cu_rows, pairs, references, beta=BETA, impl=impl
+            )
             output.loss.backward()
-            case.hidden.grad = hidden.grad
             return output.loss.detach()
 
-        return step
+        return Step(run)
 
     return make
 
 
-def _reordered(order: torch.Tensor, answer_rows: int) -> torch.Tensor:
-    return (order[:, None] * answer_rows + torch.arange(answer_rows)).flatten()
-
-
 def _dpo(row_logps: torch.Tensor, case: Case) -> torch.Tensor:
-    """The DPO loss of (R,) log-probabilities, chosen answers first."""
-    chosen, rejected = row_logps.view(case.answers, -1).sum(1).chunk(2)
+    """The DPO loss of (R,) log-probabilities; answers 0 and 1 are a pair, 2 and 3, ..."""
+    chosen, rejected = row_logps.view(case.answers, -1).sum(1).view(-1, 2).unbind(1)
     return -F.logsigmoid(BETA * (chosen - rejected)).mean()
 
 
 def _through(case: Case, row_logps: Callable[[], torch.Tensor]) -> Step:
-    def step() -> torch.Tensor:
+    def run() -> torch.Tensor:
         if case.mode == "score":
             with torch.no_grad():
                 return row_logps().sum()
@@ -128,7 +125,7 @@ def _through(case: Case, row_logps: Callable[[], torch.Tensor]) -> Step:
         loss.backward()
         return loss.detach()
 
-    return step
+    return Step(run)
 
 
 def _plain_logps(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -159,13 +156,21 @@ def liger_dpo(case: Case) -> Step:
     on_gpu = case.hidden.device.type == "cuda"
     loss_of = LigerFusedLinearDPOLoss(beta=BETA, compiled=on_gpu, use_ref_model=False, average_log_prob=False)
 
-    def step() -> torch.Tensor:
-        shape = (case.answers, case.answer_rows)
-        loss, _ = loss_of(case.weight, case.hidden.view(*shape, -1), case.targets.view(shape))
+    # It wants all chosen answers, then all rejected ones: laid so beforehand, which costs it no time here.
+    order = torch.arange(case.answers).view(-1, 2).T.flatten()
+    rows = (order[:, None] * case.answer_rows + torch.arange(case.answer_rows)).flatten().to(case.hidden.device)
+    shape = (case.answers, case.answer_rows)
+    hidden = case.hidden.detach()[rows].requires_grad_()
+    targets = case.targets[rows].view(shape)
+
+    def run() -> torch.Tensor:
+        hidden.grad = None
+        loss, _ = loss_of(case.weight, hidden.view(*shape, -1), targets)
         loss.backward()
+        case.hidden.grad = hidden.grad
         return loss.detach()
 
-    return step
+    return Step(run, rows)
 
 
 def liger_cross_entropy(case: Case) -> Step:
@@ -180,12 +185,12 @@ def liger_cross_entropy(case: Case) -> Step:
         raise Unavailable(f"liger-kernel is not installed ({error})") from error
     loss_of = LigerFusedLinearCrossEntropyLoss()
 
-    def step() -> torch.Tensor:
+    def run() -> torch.Tensor:
         loss = loss_of(case.weight, case.hidden, case.targets)
         loss.backward()
         return loss.detach()
 
-    return step
+    return Step(run)
 
 
 def trl_chunked(case: Case) -> Step:
@@ -230,7 +235,7 @@ def cut_cross_entropy(case: Case) -> Step:
 def products(case: Case) -> Step:
     """The bare products of the mode, in the operands' dtype: no head is faster."""
 
-    def step() -> torch.Tensor:
+    def run() -> torch.Tensor:
         with torch.no_grad():
             logits = case.hidden @ case.weight.T
             if case.mode != "score":
@@ -239,7 +244,7 @@ def products(case: Case) -> Step:
                 case.weight.grad = logits.T @ case.hidden
             return logits[0, 0]
 
-    return step
+    return Step(run)
 
 
 HEADS: dict[str, Callable[[Case], Step]] = {

@@ -106,11 +106,15 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -
 
 def _scale(ctx: Any, grad_loss: torch.Tensor, *_: Any) -> tuple[Any, ...]:
     refuse_second_derivative()
+    try:
+        made = ctx.saved_tensors
+    except RuntimeError as error:
+        raise RuntimeError("linear_dpo: its gradients were handed out by the first backward; call it again") from error
     factor = grad_loss / ctx.scale
-    gradients = (
-        gradient.mul(factor).to(ctx.dtype) if need else None
-        for gradient, need in zip(ctx.saved_tensors, ctx.needed, strict=True)
-    )
+    # In place, so that a V x D gradient becomes the parameter's without a second one beside it; a compiler, which
+    # traces with tensors of its own, does that by itself.
+    scaled = (g.mul_(factor) if type(g) is torch.Tensor else g.mul(factor) for g in made)
+    gradients = (g.to(ctx.dtype) if need else None for g, need in zip(scaled, ctx.needed, strict=True))
     return *gradients, *[None] * 13
 
 
