@@ -121,6 +121,13 @@ def _scale(ctx: Any, grad_loss: torch.Tensor, *_: Any) -> tuple[Any, ...]:
 dpo_chunked.register_autograd(_scale, setup_context=_keep)
 
 
+def workspace_bytes(rows: int, weight: torch.Size, chunk_rows: int, *, frozen: bool) -> int:
+    """What `dpo` holds on a GPU beyond its operands and their gradients: float32 logits, float32 sums for the weight."""
+    vocabulary, width = weight
+    sums = 0 if frozen or rows <= chunk_rows else vocabulary * width
+    return 4 * (min(rows, chunk_rows) * vocabulary + sums)
+
+
 def gradient_scale(dtype: torch.dtype, loss: PairLoss, normalizer: float) -> float:
     """The power of two that brings float16 gradients of logits near one, where float16 is finest; else 1."""
     if dtype != torch.float16:

@@ -203,16 +203,14 @@ def _gathered(tensor: torch.Tensor) -> torch.Tensor:
 
 def _fits(hidden: torch.Tensor, weight: torch.Tensor, chunk_rows: int | None, *, frozen: bool) -> bool:
     """Whether `chunked` needs at most half of the memory that is free now. Not asked while a graph is traced."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not hidden.is_cuda or hidden.dtype not in TRITON_DTYPES:
         return True
-    if "triton" not in available_impls(hidden.device) or hidden.dtype not in TRITON_DTYPES or not hidden.is_cuda:
+    if "triton" not in available_impls(hidden.device):
         return True
-    rows = chunk_rows or _CHUNK_ROWS["cuda"]
-    sums = 0 if frozen or len(hidden) <= rows else weight.numel()
-    wanted = 4 * (min(rows, len(hidden)) * len(weight) + sums)
     free, _ = torch.cuda.mem_get_info(hidden.device)
     unused = torch.cuda.memory_reserved(hidden.device) - torch.cuda.memory_allocated(hidden.device)
-    return wanted <= (free + unused) // 2
+    rows = chunk_rows or _CHUNK_ROWS["cuda"]
+    return chunked.workspace_bytes(len(hidden), weight.shape, rows, frozen=frozen) <= (free + unused) // 2
 
 
 def _check_impl(impl: str, hidden: torch.Tensor) -> None:

@@ -168,6 +168,14 @@ def test_one_chunk_of_logits_exists_at_a_time() -> None:
     assert len(seen.storages) == 1, "logits, exponentials and their gradients share one workspace"
 
 
+def test_what_the_chunked_head_needs_is_what_auto_looks_at() -> None:
+    """On a GPU: float32 logits of a chunk, and float32 sums of the weight's gradient if there is more than one chunk."""
+    weight = torch.Size((1000, 10))
+    assert chunked.workspace_bytes(5000, weight, 4096, frozen=False) == 4 * (4096 * 1000 + 1000 * 10)
+    assert chunked.workspace_bytes(5000, weight, 4096, frozen=True) == 4 * 4096 * 1000
+    assert chunked.workspace_bytes(300, weight, 4096, frozen=False) == 4 * 300 * 1000
+
+
 def test_gradients_are_handed_out_once() -> None:
     arguments = make_arguments([3, 4], [(0, 1)])
     arguments["hidden"].requires_grad_()

@@ -182,6 +182,48 @@ def test_the_chunked_head_with_the_row_kernels(monkeypatch: pytest.MonkeyPatch) 
     check_error(arguments, dtype=torch.float32, device=DEVICE, impl="chunked", chunk_rows=30)
 
 
+def far_apart(rows: int, width: int, chance: torch.Generator) -> torch.Tensor:
+    """(rows, width) half-precision numbers whose last row begins more than 2³¹ elements after the first; the memory
+    between is never touched, so it is never there."""
+    stride = 2**31 // (rows - 1) + 64
+    spread = torch.empty(rows * stride, dtype=torch.float16, device=DEVICE).as_strided((rows, width), (stride, 1))
+    return spread.copy_(torch.randn(rows, width, generator=chance))
+
+
+def test_offsets_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    chance = torch.Generator().manual_seed(2)
+    targets = torch.randint(150, (40,), generator=chance).to(DEVICE)
+    hidden, weight = far_apart(40, 32, chance), far_apart(150, 32, chance)
+    near = tiles.logps(hidden.contiguous(), weight.contiguous(), None, targets)
+    for found, expected in zip(tiles.logps(hidden, weight, None, targets), near, strict=True):
+        assert torch.equal(found, expected)
+    slopes = torch.ones(40, device=DEVICE)
+    out, expected = far_apart(40, 150, chance), torch.empty(40, 150, dtype=torch.float16, device=DEVICE)
+    for place in (out, expected):
+        tiles.gradients(hidden, weight, None, targets, near[1], slopes, columns=slice(0, 150), out=place)
+    assert torch.equal(out, expected)
+
+
+def test_the_way_through_a_gpu_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chunked head as on a GPU: operands stay half, row kernels lay half gradients over float32 logits. The products
+    alone are replaced, by ones that add in float32 as a GPU's do."""
+
+    def multiply(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor, add: bool = False) -> None:
+        product = a.float() @ b.float()
+        out.copy_(product + out.float() if add else product)
+
+    monkeypatch.setattr("ap2o_kernels.chunked.operand_dtype", lambda hidden: hidden.dtype)
+    monkeypatch.setattr("ap2o_kernels.chunked.multiply", multiply)
+    monkeypatch.setattr("ap2o_kernels.chunked._row_operations", lambda device: rows_triton)
+    arguments = rounded(make_arguments(*GRAPHS["4 x 4"], vocabulary=300, hidden=64, bias=True), torch.float16)
+    exact = run(arguments, dtype=torch.float64, impl="reference")
+    for chunk_rows in (30, 1000):  # sums over chunks in float32, and one chunk written at once
+        found = run(arguments, dtype=torch.float16, impl="chunked", chunk_rows=chunk_rows, device=DEVICE)
+        for name, value in found.items():
+            assert (value - exact[name]).norm() <= 1e-3 * exact[name].norm(), name
+
+
 @settings(max_examples=10, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 20), min_size=1, max_size=6),

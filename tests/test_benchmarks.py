@@ -1,0 +1,70 @@
+"""The benchmarks' own promises: nothing is timed that is wrong, and a dry run says what would run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import heads, measure
+from benchmarks.heads import Case, Step
+
+
+@pytest.fixture
+def case(monkeypatch: pytest.MonkeyPatch) -> Case:
+    monkeypatch.setitem(heads.MODELS, "tiny", (16, 301))
+    return heads.make_case("tiny", 24, "full", device="cpu", dtype=torch.float32, answer_rows=4)
+
+
+def test_every_head_that_runs_here_passes_the_gate(case: Case) -> None:
+    right = measure.exact(case)
+    steps, errors, refused = measure.gate(case, list(heads.HEADS), right, measure.plain_errors(case, right))
+    assert {"ours, chunked", "plain PyTorch", "bare products"} <= set(steps)
+    assert not [reason for reason in refused.values() if reason.startswith("red")]
+    assert set(errors["ours, chunked"]) == {"loss", "hidden", "weight"}
+
+
+@pytest.mark.parametrize("wrong", ["hidden", "weight", "loss"])
+def test_a_wrong_head_is_not_timed(case: Case, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    """Off by a thousandth in one of its three results."""
+
+    def make(of: Case) -> Step:
+        right = heads.plain(of)
+
+        def run() -> torch.Tensor:
+            loss = right.run()
+            if wrong == "loss":
+                return loss * 1.001
+            getattr(of, wrong).grad *= 1.001
+            return loss
+
+        return Step(run)
+
+    monkeypatch.setitem(heads.HEADS, "wrong", make)
+    right = measure.exact(case)
+    steps, _, refused = measure.gate(case, ["wrong"], right, measure.plain_errors(case, right))
+    assert not steps
+    assert refused["wrong"].startswith("red") and wrong in refused["wrong"]
+
+
+def test_the_exact_gradients_are_those_of_autograd(case: Case) -> None:
+    found = measure.exact(case, slice_rows=7)
+    leaves = [case.hidden.detach().double().requires_grad_(), case.weight.detach().double().requires_grad_()]
+    logps = (leaves[0] @ leaves[1].T).log_softmax(1).gather(1, case.targets[:, None]).view(case.answers, -1).sum(1)
+    loss = -torch.nn.functional.logsigmoid(heads.BETA * (logps[0::2] - logps[1::2])).mean()
+    expected = torch.autograd.grad(loss, leaves)
+    torch.testing.assert_close(found["loss"], loss.detach())
+    torch.testing.assert_close([found["hidden"], found["weight"]], list(expected))
+
+
+def test_a_dry_run_lists_what_would_run_and_needs_no_gpu(repo: Path) -> None:
+    command = [sys.executable, repo / "benchmarks" / "gpu.py", "kernels", "--dry-run"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for name in [*heads.HEADS, *(model for model in heads.MODELS if model != "SmolLM2-135M")]:
+        assert name in printed
+    for rows in (2048, 8192, 32768):
+        assert f"R {rows} " in printed
+    assert printed.splitlines()[0].startswith("D4096-V131072"), "the size of the targets comes first"
