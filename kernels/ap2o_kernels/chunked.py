@@ -122,7 +122,7 @@ dpo_chunked.register_autograd(_scale, setup_context=_keep)
 
 
 def workspace_bytes(rows: int, weight: torch.Size, chunk_rows: int, *, frozen: bool) -> int:
-    """What `dpo` holds on a GPU beyond its operands and their gradients: float32 logits, float32 sums for the weight."""
+    """What `dpo` holds on a GPU beyond operands and gradients: float32 logits, float32 sums for the weight."""
     vocabulary, width = weight
     sums = 0 if frozen or rows <= chunk_rows else vocabulary * width
     return 4 * (min(rows, chunk_rows) * vocabulary + sums)

@@ -169,7 +169,7 @@ def test_one_chunk_of_logits_exists_at_a_time() -> None:
 
 
 def test_what_the_chunked_head_needs_is_what_auto_looks_at() -> None:
-    """On a GPU: float32 logits of a chunk, and float32 sums of the weight's gradient if there is more than one chunk."""
+    """On a GPU: float32 logits of a chunk, and float32 sums of the weight's gradient if chunks are added up."""
     weight = torch.Size((1000, 10))
     assert chunked.workspace_bytes(5000, weight, 4096, frozen=False) == 4 * (4096 * 1000 + 1000 * 10)
     assert chunked.workspace_bytes(5000, weight, 4096, frozen=True) == 4 * 4096 * 1000

@@ -206,8 +206,10 @@ def test_offsets_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_way_through_a_gpu_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The chunked head as on a GPU: operands stay half, row kernels lay half gradients over float32 logits. The products
-    alone are replaced, by ones that add in float32 as a GPU's do."""
+    """The chunked head as on a GPU: operands stay half, row kernels lay half gradients over float32 logits.
+
+    The products alone are replaced, by ones that add in float32 as a GPU's do.
+    """
 
     def multiply(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor, add: bool = False) -> None:
         product = a.float() @ b.float()
