@@ -1,6 +1,8 @@
 """The head in plain PyTorch: dense logits, gradients by autograd. Slow, large and easy to believe.
 
-Shapes: R rows, D hidden, V vocabulary, A answers, P pairs. Half precision is computed in float32, float64 stays.
+The signatures are those of the package's functions, so that one can stand in for the other; `impl` and `chunk_rows`
+leave no choice here. Shapes: R rows, D hidden, V vocabulary, A answers, P pairs. Half precision is computed in float32,
+float64 stays.
 """
 
 from __future__ import annotations
@@ -14,12 +16,19 @@ from ap2o_kernels.products import sum_dtype
 
 
 def linear_logp(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, *, bias: torch.Tensor | None = None
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    impl: str = "auto",
+    chunk_rows: int | None = None,
 ) -> torch.Tensor:
     """log softmax(hidden @ weight.T + bias)[targets].
 
     Returns: (R,) float32 (float64 for float64 inputs), differentiable.
     """
+    _no_choice(impl, chunk_rows)
     check_head(hidden, weight, targets, bias)
     dtype = sum_dtype(hidden.dtype)
     logits = hidden.to(dtype) @ weight.to(dtype).T
@@ -44,8 +53,11 @@ def linear_dpo(
     sft_weight: float = 0.0,
     length_normalized: bool = False,
     bias: torch.Tensor | None = None,
+    impl: str = "auto",
+    chunk_rows: int | None = None,
 ) -> DpoOutput:
     """Weighted sum of pair losses over `normalizer` (default P); any number of times differentiable."""
+    _no_choice(impl, chunk_rows)
     loss = PairLoss(
         loss_type=loss_type,
         beta=beta,
@@ -62,3 +74,10 @@ def linear_dpo(
     if pair_weights is not None:
         losses = losses * pair_weights.to(losses.dtype)
     return DpoOutput(losses.sum() / (max(len(pairs), 1) if normalizer is None else normalizer), logps.detach())
+
+
+def _no_choice(impl: str, chunk_rows: int | None) -> None:
+    if impl not in ("auto", "reference") or chunk_rows is not None:
+        raise ValueError(
+            f"the reference has one implementation and no chunks; got impl {impl!r}, chunk_rows {chunk_rows}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ap2o_kernels import available_impls, chunked, linear_dpo, linear_logp
+import ap2o_kernels
+from ap2o_kernels import available_impls, chunked, linear_dpo, linear_logp, reference
 from ap2o_kernels.answers import split_groups
 from ap2o_kernels.losses import PairLoss
 from tests.kernels.support import check_error, make_arguments, run, worst
@@ -236,6 +238,14 @@ def test_refuses(case: str) -> None:
     change, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         linear_dpo(**(GOOD | change))
+
+
+@pytest.mark.parametrize("name", ["linear_logp", "linear_dpo"])
+def test_the_reference_has_the_same_signature(name: str) -> None:
+    ours, theirs = inspect.signature(getattr(ap2o_kernels, name)), inspect.signature(getattr(reference, name))
+    assert ours == theirs
+    with pytest.raises(ValueError, match="one implementation"):
+        getattr(reference, name)(**{key: GOOD[key] for key in theirs.parameters if key in GOOD}, impl="chunked")
 
 
 def test_hidden_states_need_not_be_contiguous() -> None:
