@@ -1,4 +1,4 @@
-"""What the public functions accept, checked once for all implementations. Letters as in `head`."""
+"""What the public functions accept and refuse, checked once for all implementations. Letters as in `head`."""
 
 from __future__ import annotations
 
@@ -58,6 +58,17 @@ def check_pairs(
             _same_device(hidden, **{name: tensor})
     if normalizer is not None and not 0 < normalizer < float("inf"):
         raise ValueError(f"normalizer is {normalizer}; it must be positive")
+
+
+def refuse_second_derivative() -> None:
+    """Called in a backward: gradients are constants there, so differentiating them again would be silently wrong.
+
+    Errors: `RuntimeError` under `create_graph=True`.
+    """
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            "linear_dpo can be differentiated once; for second derivatives (create_graph=True) use impl='reference'"
+        )
 
 
 def _readable(tensor: torch.Tensor) -> bool:

@@ -17,8 +17,9 @@ import torch
 
 from ap2o_kernels import rows_torch
 from ap2o_kernels.answers import split_groups, spread, sum_rows
+from ap2o_kernels.arguments import refuse_second_derivative
 from ap2o_kernels.losses import PairLoss, answer_slopes, pair_losses
-from ap2o_kernels.products import multiply, operand_dtype, refuse_second_derivative, sum_dtype
+from ap2o_kernels.products import multiply, operand_dtype, sum_dtype
 
 ALIGNED = 64
 """Columns that a row of the workspace is rounded up to, so that rows begin where products like it."""

@@ -27,14 +27,3 @@ def multiply(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor, add: bool =
         torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
     else:
         torch.mm(a, b, out_dtype=out.dtype, out=out)
-
-
-def refuse_second_derivative() -> None:
-    """Called in a backward: gradients are constants there, so differentiating them again would be silently wrong.
-
-    Errors: `RuntimeError` under `create_graph=True`.
-    """
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError(
-            "linear_dpo can be differentiated once; for second derivatives (create_graph=True) use impl='reference'"
-        )

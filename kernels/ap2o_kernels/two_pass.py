@@ -15,8 +15,9 @@ import torch
 
 from ap2o_kernels import tiles
 from ap2o_kernels.answers import spread, sum_rows
+from ap2o_kernels.arguments import refuse_second_derivative
 from ap2o_kernels.losses import PairLoss, answer_slopes, pair_losses
-from ap2o_kernels.products import multiply, operand_dtype, refuse_second_derivative
+from ap2o_kernels.products import multiply, operand_dtype
 
 ALIGNED = 256
 """Columns that a slab's width is rounded to: a whole number of the kernels' tiles."""

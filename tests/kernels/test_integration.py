@@ -138,3 +138,30 @@ def shard_and_compare(rank: int, folder: str) -> None:
 
 def test_a_sharded_head_gets_the_sum_of_all_ranks_gradients(tmp_path: Path) -> None:
     processes.spawn(shard_and_compare, (str(tmp_path),), nprocs=2)
+
+
+def test_the_readme_shows_a_use_that_works(repo: Path) -> None:
+    """The example in kernels/README.md, run as it stands, with a small model and one prompt of two tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    text = (repo / "kernels" / "README.md").read_text(encoding="utf-8")
+    example = text.split("```python\n")[1].split("```")[0]
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config)
+    ids = torch.arange(14)[None]
+    names = {
+        "model": model,
+        "inputs": {"input_ids": ids},
+        "rows": torch.arange(1, 13),
+        "targets": ids[0, 2:],
+        "cu_rows": torch.tensor([0, 5, 8, 12]),
+        "ref_logps": torch.zeros(3),
+        "pairs_in_the_whole_step": 2,
+    }
+    exec(example, names)
+    row_logps = model(ids).logits[0, 1:13].log_softmax(-1).gather(1, ids[0, 2:, None]).squeeze(1)
+    expected = torch.stack([part.sum() for part in row_logps.split([5, 3, 4])])
+    torch.testing.assert_close(names["logps"], expected.detach(), rtol=1e-5, atol=1e-5)
+    assert model.lm_head.weight.grad.abs().max() > 0
