@@ -3,7 +3,7 @@
     python benchmarks/gpu.py kernels [--dry-run] [--seconds 540] [--out FOLDER] [--models NAME ...]
 
 Runs from a plain checkout. Cases come in order of importance and start as long as seconds are left; what was left out
-is named. The JSON belongs into benchmarks/results/.
+is named, and a second run with the same --out goes on there. The JSON belongs into benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -44,17 +44,23 @@ class Planned:
 
 
 def plan(models: list[str]) -> list[Planned]:
-    """The size at which targets are set first, then all models at 8k rows, then 2k and 32k."""
-    first = [Planned("D4096-V131072", 8192, mode, 30) for mode in ("full", "frozen", "score")]
-    middle = [Planned(model, 8192, mode, 30) for mode in ("full", "frozen", "score") for model in MODELS]
-    outer = [Planned(model, rows, "full", rounds) for rows, rounds in ((2048, 30), (32768, 5)) for model in MODELS]
+    """The size at which targets are set first, then all models at 8k rows, then 2k and 32k; `full` before others."""
+    modes = ("full", "frozen", "score")
+    first = [Planned("D4096-V131072", 8192, mode, 30) for mode in modes]
+    middle = [Planned(model, 8192, mode, 30) for mode in modes for model in MODELS]
+    outer = [
+        Planned(model, rows, mode, rounds)
+        for mode in modes
+        for rows, rounds in ((2048, 30), (32768, 5))
+        for model in MODELS
+    ]
     unique = dict.fromkeys(first + middle + outer)
     return [planned for planned in unique if planned.model in models]
 
 
-def run(planned: Planned, bounds: dict[tuple[str, str], dict[str, float]]) -> list[dict[str, Any]]:
+def run(planned: Planned, bounds: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     """One row for each head: its error, times and memory, or why it has none."""
-    key = (planned.model, planned.mode)
+    key = f"{planned.model} {planned.mode}"
     if key not in bounds:
         small = make_case(planned.model, BOUND_ROWS, planned.mode, device="cuda", dtype=torch.bfloat16)
         bounds[key] = measure.plain_errors(small, measure.exact(small))
@@ -153,20 +159,27 @@ def kernels(arguments: argparse.Namespace) -> int:
         print("error: no CUDA device; --dry-run lists what would run", file=sys.stderr)
         return 1
     began = time.monotonic()
-    bounds: dict[tuple[str, str], dict[str, float]] = {}
-    rows: list[dict[str, Any]] = []
-    left_out = []
     arguments.out.mkdir(parents=True, exist_ok=True)
     report = arguments.out / "kernels.json"
+    found: dict[str, Any] = {"environment": measure.environment("cuda"), "bounds": {}, "rows": [], "left_out": []}
+    if report.exists():
+        before = json.loads(report.read_text())
+        if before["environment"] != found["environment"]:
+            print(f"error: {report} is of another device, commit or version; move it away", file=sys.stderr)
+            return 1
+        found = before | {"left_out": []}
+    done = {(row["model"], row["rows"], row["mode"]) for row in found["rows"]}
     for planned in wanted:
-        if time.monotonic() - began > arguments.seconds:
-            left_out.append(f"{planned.model} R {planned.rows} {planned.mode}")
+        if (planned.model, planned.rows, planned.mode) in done:
             continue
-        rows += run(planned, bounds)
-        found = {"environment": measure.environment("cuda"), "bounds": {" ".join(k): v for k, v in bounds.items()}}
-        report.write_text(json.dumps(found | {"rows": rows, "left_out": left_out}, indent=1))
+        if time.monotonic() - began > arguments.seconds:
+            found["left_out"].append(f"{planned.model} R {planned.rows} {planned.mode}")
+            continue
+        found["rows"] += run(planned, found["bounds"])
+        report.write_text(json.dumps(found, indent=1))
         print(f"{time.monotonic() - began:5.0f} s  {planned}", file=sys.stderr, flush=True)
-    report.write_text(json.dumps(found | {"rows": rows, "left_out": left_out}, indent=1))
+    report.write_text(json.dumps(found, indent=1))
+    rows, left_out = found["rows"], found["left_out"]
     plot(rows, arguments.out / "kernels.png")
     print(table(rows))
     print(f"left out for lack of time: {', '.join(left_out) or 'nothing'}\nwritten: {report}")

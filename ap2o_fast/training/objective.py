@@ -13,6 +13,7 @@ from ap2o_fast.training.batch import PackedBatch
 from ap2o_fast.training.forward import packed_hidden
 from ap2o_fast.training.packing import Book, pack_rows
 from ap2o_kernels import DpoOutput, available_impls, linear_dpo, linear_logp
+from ap2o_kernels.answers import sum_rows
 
 
 def check_head(settings: LossSettings, model: PreTrainedModel) -> None:
@@ -101,9 +102,5 @@ def score(
         batch = host_batch.to(model.device)
         hidden = packed_hidden(model, batch).index_select(0, batch.rows)
         token_logps = linear_logp(hidden, head.weight, batch.targets, bias=head.bias, chunk_rows=chunk_rows)
-        answers = torch.repeat_interleave(
-            torch.arange(len(row_ids), device=model.device), batch.cu_rows.diff(), output_size=len(batch.rows)
-        )
-        logps = token_logps.new_zeros(len(row_ids)).index_add_(0, answers, token_logps)
-        found |= dict(zip(row_ids.tolist(), logps.tolist(), strict=True))
+        found |= dict(zip(row_ids.tolist(), sum_rows(token_logps, batch.cu_rows).tolist(), strict=True))
     return np.array([found[row] for row in rows.tolist()], dtype=np.float32)

@@ -12,6 +12,10 @@ from ap2o_kernels.arguments import check_head, check_pairs
 from ap2o_kernels.losses import PairLoss
 from ap2o_kernels.output import DpoOutput
 
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+if HAS_TRITON:
+    from ap2o_kernels import tiles, two_pass
+
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _CHUNK_ROWS = {"cuda": 4096, "cpu": 1024}
 _SLAB_ROWS = 1024
@@ -22,13 +26,10 @@ def available_impls(device: torch.device | str) -> tuple[str, ...]:
 
     `triton` needs Triton, and a CUDA device or TRITON_INTERPRET=1; it takes no float64.
     """
-    device = torch.device(device)
-    if importlib.util.find_spec("triton") is None:
-        return ("chunked", "reference")
-    from ap2o_kernels import tiles
-
-    runs = device.type == "cpu" if tiles.interpreting() else device.type == "cuda"
-    return ("chunked", "triton", "reference") if runs else ("chunked", "reference")
+    kind = torch.device(device).type
+    if HAS_TRITON and kind == ("cpu" if tiles.INTERPRETING else "cuda"):
+        return ("chunked", "triton", "reference")
+    return ("chunked", "reference")
 
 
 def linear_logp(
@@ -67,8 +68,6 @@ def linear_logp(
         rows = _positive(chunk_rows) or _CHUNK_ROWS.get(hidden.device.type, 1024)
         if impl == "chunked":
             return chunked.linear_logp(hidden, weight, bias, targets, rows)
-        from ap2o_kernels import two_pass
-
         return two_pass.linear_logp(hidden, weight, bias, targets)
 
 
@@ -157,8 +156,6 @@ def linear_dpo(
     if impl == "chunked":
         operator, default_rows = chunked.dpo_chunked, _CHUNK_ROWS.get(hidden.device.type, 1024)
     else:
-        from ap2o_kernels import two_pass
-
         operator, default_rows = two_pass.dpo_two_pass, _SLAB_ROWS
     loss, logps, *_ = operator(
         hidden,

@@ -53,11 +53,6 @@ HALF = {  # by KiB of shared memory a block may use; 99 on consumer cards
 }
 
 
-def interpreting() -> bool:
-    """Whether kernels are interpreted on the CPU: TRITON_INTERPRET=1 before this module was imported."""
-    return not isinstance(score_kernel, triton.runtime.JITFunction)
-
-
 def tile_for(hidden: torch.Tensor) -> Tile:
     """The tile for this device and dtype."""
     if not hidden.is_cuda:
@@ -245,6 +240,10 @@ def gradient_kernel(
     tl.store(at, gradient.to(gradients.dtype.element_ty), mask=inside)
 
 
+INTERPRETING = not isinstance(score_kernel, triton.runtime.JITFunction)
+"""Whether kernels are interpreted on the CPU: TRITON_INTERPRET=1 before this module was imported."""
+
+
 def logps(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -318,7 +317,7 @@ def _common(hidden: torch.Tensor, bias: torch.Tensor | None, tile: Tile) -> dict
     return {
         "HAS_BIAS": bias is not None,
         "WHOLE_DEPTH": hidden.shape[1] % tile.depth == 0,
-        "WIDEN": interpreting(),
+        "WIDEN": INTERPRETING,
         "PRECISION": "tf32" if tf32 else "ieee",
         "TOGETHER": ROW_BLOCKS_TOGETHER,
         **tile.options(),

@@ -70,6 +70,13 @@ def test_losses(loss: dict[str, Any]) -> None:
     )
 
 
+def test_every_tile_is_visited_whatever_runs_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five blocks of rows, two at a time, over three splits and eleven tiles of the vocabulary."""
+    monkeypatch.setattr(tiles, "ROW_BLOCKS_TOGETHER", 2)
+    arguments = make_arguments([100, 120, 80], [(0, 1), (2, 1)], vocabulary=1300, hidden=16)
+    check_error(arguments, dtype=torch.float32, device=DEVICE, impl="triton")
+
+
 @pytest.mark.parametrize("scale", [80.0, -80.0])
 def test_extreme_logits(scale: float) -> None:
     """Logits of the targets at ±80 and more: their exponentials alone would overflow, or vanish."""
