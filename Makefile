@@ -15,7 +15,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -34,6 +34,9 @@ lint: $(VENV)/installed-dev ## style and types
 format: $(VENV)/installed-dev ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/installed-bench ## the fused head beside its peers on this machine, error first, then time and memory
+	$(BIN)/python -m pytest benchmarks/kernels --benchmark-only -q --benchmark-columns=min,median,max,rounds $(ARGS)
 
 clean: ## remove .venv, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -56,4 +59,8 @@ $(VENV)/installed: pyproject.toml setup.py | $(VENV)/created
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) install -q -e '.[dev]'
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed-dev
+	$(PIP) install -q -e '.[dev,bench]'
 	@touch $@
