@@ -139,6 +139,23 @@ def book(
 
 
 @app.command(context_settings=PASS_ON)
+def judge(
+    context: typer.Context,
+    problems: Annotated[Path, typer.Option(help="problems: .jsonl, .jsonl.gz or .json")],
+    answers: Annotated[Path, typer.Option(help="answers: task_id with solution, or completion")],
+    verdicts: Annotated[Path, typer.Option("--out", help="where to write a verdict a line")],
+    quiet: Quiet = False,
+) -> None:
+    """Judge any file of answers; limits and isolation by judge.* settings."""
+    from ap2o_fast.judging import judge_files
+
+    counts = judge_files(problems, answers, verdicts, settings.load(None, context.args).judge, quiet=quiet)
+    for name, count in counts.most_common():
+        out.print(f"  {name}: {count}")
+    out.print(f"{counts.total()} verdicts: {verdicts}", soft_wrap=True)
+
+
+@app.command(context_settings=PASS_ON)
 def data(
     context: typer.Context,
     target: Target,

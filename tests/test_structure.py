@@ -39,6 +39,7 @@ BESIDE = {
     "sitting": "reporting",
     "workbench": "reporting",
     "doctor": "evaluation",
+    "judging": "reporting",
 }
 
 

@@ -1,0 +1,94 @@
+"""`ap2o judge`: files of problems and answers in, a file of verdicts out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+from ap2o_fast.config import JudgeSettings, SourceSettings
+from ap2o_fast.errors import DataError
+from ap2o_fast.judge import Job, Judge
+from ap2o_fast.judge.verdict import Verdict
+from ap2o_fast.problems import Problem, load
+from ap2o_fast.problems.rows import from_file
+from ap2o_fast.reporting.terminal import progress
+
+
+def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSettings, *, quiet: bool) -> Counter[str]:
+    """Judge every answer of a file and write one row each, in their order.
+
+    Args:
+        problems: any file of problems that `problems.load` reads.
+        answers: JSON lines in EvalPlus' format: ``task_id`` with ``solution``, or with ``completion``, which is
+            appended to the problem's prompt. Any number of answers a problem.
+        verdicts: where to write JSON lines: ``task_id, index, passed, error, line, message, tests_passed, tests_total,
+            cpu_s, level``; ``index`` counts a problem's answers from 0. It appears when all is judged.
+
+    Returns: how many answers ended in each type.
+    Errors: `DataError` for files that cannot be read, with the line; `SandboxRefused`, `MachineError` as `Judge`.
+    """
+    jobs = read_answers(answers, load(SourceSettings(source=str(problems))))
+    counts: Counter[str] = Counter()
+    partial = verdicts.with_name(verdicts.name + ".partial")
+    try:
+        with (
+            partial.open("w", encoding="utf-8") as file,
+            Judge(settings) as judge,
+            progress("judge", len(jobs), "answers", quiet=quiet) as bar,
+        ):
+            for job, verdict in judge.judge_all(jobs):
+                task_id, index = job.key
+                file.write(json.dumps(verdict_row(task_id, index, verdict), ensure_ascii=False) + "\n")
+                counts[verdict.error.name] += 1
+                bar.advance(passed=counts["Passed"])
+        os.replace(partial, verdicts)
+    except FileNotFoundError as error:
+        raise DataError(f"{verdicts} cannot be written", why=str(error), do="make its folder first") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return counts
+
+
+def read_answers(path: Path, problems: list[Problem]) -> list[Job]:
+    """The answers as jobs with the key (task_id, index).
+
+    Errors: `DataError` with the line of a row that is no answer to one of the problems.
+    """
+    by_id = {problem.task_id: problem for problem in problems}
+    seen: Counter[str] = Counter()
+    jobs = []
+    for place, row in from_file(str(path)):
+        task_id = row.get("task_id")
+        if task_id not in by_id:
+            raise DataError(
+                f"{place}: no problem has the task_id {task_id!r}", do="give the problems that were answered"
+            )
+        given = [key for key in ("solution", "completion") if isinstance(row.get(key), str)]
+        if len(given) != 1:
+            raise DataError(
+                f"{place}: an answer has a text `solution`, or a `completion` of the prompt",
+                why=f"it has {sorted(row)}",
+            )
+        problem = by_id[task_id]
+        code = row["solution"] if given == ["solution"] else problem.prompt + row["completion"]
+        jobs.append(Job(key=(task_id, seen[task_id]), problem=problem, code=code))
+        seen[task_id] += 1
+    return jobs
+
+
+def verdict_row(task_id: str, index: int, verdict: Verdict) -> dict[str, object]:
+    """One verdict as `ap2o judge` writes it."""
+    return {
+        "task_id": task_id,
+        "index": index,
+        "passed": verdict.passed,
+        "error": verdict.error.name,
+        "line": verdict.line,
+        "message": verdict.message,
+        "tests_passed": verdict.tests_passed,
+        "tests_total": verdict.tests_total,
+        "cpu_s": round(verdict.cpu_seconds, 4),
+        "level": verdict.sandbox_level,
+    }
