@@ -1,0 +1,204 @@
+"""Judging speed: programs a second and core, ours beside EvalPlus's check and one in the style of AP2O's code.
+
+    python benchmarks/judge.py --answers samples.jsonl.gz --humaneval HumanEval.jsonl.gz --plus HumanEvalPlus.jsonl.gz
+        [--count 2000] [--block 100] [--out FILE.json]
+
+The same recorded answers for all, on HumanEval's base tests, one program at a time. Each judge lives in a process of
+its own, and they take blocks of answers in turn, so that a slow moment of the machine meets all alike. The answers are
+`prompt` with `samples`, function bodies to append to it; so many of each problem that `--count` is reached.
+
+EvalPlus is `evalplus.eval.untrusted_check` (0.3.1). The third runs an answer as AP2O's published code does: a process
+and a manager for each, and a passing answer again and again, here the 10 times that are its least. Both only take
+dangerous functions away from the answer (EvalPlus's `reliability_guard`): run them where nothing can be lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import io
+import json
+import multiprocessing
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(ROOT), str(ROOT / "kernels")]
+
+Answer = tuple[str, str]
+"""Its problem's task_id, and its complete source."""
+SECONDS, REPEATS = 2.0, 10
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in raw.splitlines()]
+
+
+def read_answers(samples: Path, problems: dict[str, dict[str, Any]], count: int) -> list[Answer]:
+    """The first answers of every problem, all first ones before the second ones."""
+    by_entry = {problem["entry_point"]: task_id for task_id, problem in problems.items()}
+    records = [(by_entry[re.findall(r"^def (\w+)\(", row["prompt"], re.M)[-1]], row) for row in read(samples)]
+    rounds = range(max(len(row["samples"]) for _, row in records))
+    answers = [
+        (task_id, row["prompt"] + row["samples"][round])
+        for round in rounds
+        for task_id, row in records
+        if round < len(row["samples"])
+    ]
+    return answers[:count]
+
+
+def ours(problems: dict[str, dict[str, Any]], _: Path, stack: contextlib.ExitStack) -> Callable[[Answer], str]:
+    from ap2o_fast.config import JudgeSettings
+    from ap2o_fast.judge import Judge
+    from ap2o_fast.problems import Problem
+
+    known = {
+        task_id: Problem(
+            task_id=task_id,
+            prompt=row["prompt"],
+            entry_point=row["entry_point"],
+            test=row["test"],
+            preamble=row["prompt"][: row["prompt"].rindex(f"def {row['entry_point']}(")],
+        )
+        for task_id, row in problems.items()
+    }
+    judge = stack.enter_context(Judge(JudgeSettings(workers=1, cpu_seconds=SECONDS)))
+    return lambda answer: judge.judge(known[answer[0]], answer[1]).error.name
+
+
+def evalplus(_: dict[str, dict[str, Any]], plus: Path, __: contextlib.ExitStack) -> Callable[[Answer], str]:
+    from evalplus.eval import PASS, untrusted_check
+
+    tasks = {}
+    for row in read(plus):
+        space: dict[str, Any] = {}
+        exec(row["prompt"] + row["canonical_solution"], space)
+        expected, seconds = [], []
+        for arguments in row["base_input"]:
+            start = time.perf_counter()
+            expected.append(space[row["entry_point"]](*json.loads(json.dumps(arguments))))
+            seconds.append(time.perf_counter() - start)
+        tasks[row["task_id"]] = (row, expected, seconds)
+
+    def check(answer: Answer) -> str:
+        row, expected, seconds = tasks[answer[0]]
+        stat, _ = untrusted_check(
+            "humaneval",
+            answer[1],
+            row["base_input"],
+            row["entry_point"],
+            expected,
+            row["atol"],
+            seconds,
+            fast_check=True,
+            min_time_limit=SECONDS,
+        )
+        return "Passed" if stat == PASS else "failed"
+
+    return check
+
+
+def _upstream_child(code: str, entry_point: str, test: str, said: Any) -> None:
+    from evalplus.eval.utils import reliability_guard
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            reliability_guard()
+            for _ in range(REPEATS):
+                space: dict[str, Any] = {}
+                exec(code + "\n" + test + f"\ncheck({entry_point})", space)
+            said.append("Passed")
+        except BaseException as error:
+            said.append(type(error).__name__)
+
+
+def upstream(problems: dict[str, dict[str, Any]], _: Path, __: contextlib.ExitStack) -> Callable[[Answer], str]:
+    def check(answer: Answer) -> str:
+        row = problems[answer[0]]
+        with multiprocessing.get_context("fork").Manager() as manager:
+            said = manager.list()
+            arguments = (answer[1], row["entry_point"], row["test"], said)
+            child = multiprocessing.get_context("fork").Process(target=_upstream_child, args=arguments)
+            child.start()
+            child.join(SECONDS + 1)
+            if child.is_alive():
+                child.kill()
+                child.join()
+            return said[0] if said else "TimeoutError"
+
+    return check
+
+
+JUDGES = {"ours": ours, "EvalPlus": evalplus, "in upstream's style": upstream}
+
+
+def serve(name: str, problems: dict[str, dict[str, Any]], plus: Path, pipe: Connection) -> None:
+    """A judge's own process: blocks of answers in, seconds and verdicts out."""
+    with contextlib.ExitStack() as stack:
+        check = JUDGES[name](problems, plus, stack)
+        pipe.send("ready")
+        while (block := pipe.recv()) is not None:
+            start = time.perf_counter()
+            verdicts = [check(answer) for answer in block]
+            pipe.send((time.perf_counter() - start, verdicts))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--answers", type=Path, required=True)
+    parser.add_argument("--humaneval", type=Path, required=True)
+    parser.add_argument("--plus", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--block", type=int, default=100)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    problems = {row["task_id"]: row for row in read(arguments.humaneval)}
+    answers = read_answers(arguments.answers, problems, arguments.count)
+    spawn = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for name in JUDGES:
+        pipes[name], theirs = spawn.Pipe()
+        spawn.Process(target=serve, args=(name, problems, arguments.plus, theirs)).start()
+        assert pipes[name].recv() == "ready"
+    seconds: dict[str, list[float]] = {name: [] for name in JUDGES}
+    verdicts: dict[str, list[str]] = {name: [] for name in JUDGES}
+    for start in range(0, len(answers), arguments.block):
+        block = answers[start : start + arguments.block]
+        for name, pipe in pipes.items():
+            pipe.send(block)
+            taken, found = pipe.recv()
+            seconds[name].append(taken / len(block))
+            verdicts[name] += found
+        done = start + len(block)
+        rates = ", ".join(f"{name} {1 / statistics.mean(seconds[name]):.1f}/s" for name in JUDGES)
+        print(f"{done}/{len(answers)}: {rates}", file=sys.stderr, flush=True)
+    for pipe in pipes.values():
+        pipe.send(None)
+    base = [verdict == "Passed" for verdict in verdicts["EvalPlus"]]
+    rows = []
+    for name in JUDGES:
+        passed = [verdict == "Passed" for verdict in verdicts[name]]
+        rate = 1 / statistics.mean(seconds[name])
+        differ = [n for n, (mine, theirs) in enumerate(zip(passed, base, strict=True)) if mine != theirs]
+        rows.append({"judge": name, "programs_per_second": rate, "passed": sum(passed), "differ": differ})
+        ratio = statistics.mean(seconds[name]) / statistics.mean(seconds["ours"])
+        note = f"{sum(passed)} passed, {len(differ)} not as EvalPlus"
+        print(f"{name:20} {rate:6.1f} programs/s  ours is {ratio:4.1f} x  {note}")
+    for n in rows[0]["differ"]:
+        print(f"  answer {n} to {answers[n][0]}: ours {verdicts['ours'][n]}, EvalPlus {verdicts['EvalPlus'][n]}")
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"count": len(answers), "rows": rows, "block_seconds": seconds}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
