@@ -67,6 +67,7 @@ def dpo(
         starts = cu_rows[group.first : group.last + 1] - group.start
         logps[answers] = sum_rows(sweep.logps(group.start, group.stop), starts)
         if not len(group.pairs):
+            sweep.leave_out(group.start, group.stop)
             continue
         ours = (
             logps[answers],
@@ -122,11 +123,30 @@ def _scale(ctx: Any, grad_loss: torch.Tensor, *_: Any) -> tuple[Any, ...]:
 dpo_chunked.register_autograd(_scale, setup_context=_keep)
 
 
-def workspace_bytes(rows: int, weight: torch.Size, chunk_rows: int, *, frozen: bool) -> int:
-    """What `dpo` holds on a GPU beyond operands and gradients: float32 logits, float32 sums for the weight."""
+def keeps_gradients(rows: int, width: int, operands: torch.dtype, *, trains: bool) -> bool:
+    """Whether all chunks' gradients of the logits, half precision, are kept for one product that makes the weight's.
+
+    The other way is to add up the weight's gradient in float32, chunk by chunk: 4VD bytes against 2RV.
+    """
+    return trains and operands.itemsize == 2 and rows <= 2 * width
+
+
+def default_rows(hidden: torch.Tensor, *, trains: bool) -> int:
+    """Rows of a chunk: few where nothing is added up over chunks, many where each reads and writes V x D sums."""
+    if not hidden.is_cuda or keeps_gradients(len(hidden), hidden.shape[1], hidden.dtype, trains=trains):
+        return 1024
+    return 4096
+
+
+def workspace_bytes(rows: int, weight: torch.Size, chunk_rows: int, operands: torch.dtype, *, trains: bool) -> int:
+    """What `dpo` holds on a GPU beyond operands and gradients: float32 logits, and what chunks leave for the weight."""
     vocabulary, width = weight
-    sums = 0 if frozen or rows <= chunk_rows else vocabulary * width
-    return 4 * (min(rows, chunk_rows) * vocabulary + sums)
+    logits = 4 * min(rows, chunk_rows) * vocabulary
+    if rows <= chunk_rows or not trains or operands.itemsize > 2:
+        return logits
+    return logits + (
+        2 * rows * vocabulary if keeps_gradients(rows, width, operands, trains=True) else 4 * weight.numel()
+    )
 
 
 def gradient_scale(dtype: torch.dtype, loss: PairLoss, normalizer: float) -> float:
@@ -165,11 +185,17 @@ class _Sweep:
         self._held: tuple[slice, torch.Tensor] | None = None
 
     def allocate_gradients(self, chunks: int) -> None:
-        """Room for gradients. One chunk alone is not added up, so its products may round to the operands' dtype."""
+        """Room for gradients. What is not added up over chunks may round to the operands' dtype at once."""
         half = self.dtypes[0] == torch.float16
-        last = self.dtype if half or chunks != 1 or self.operand_dtype == self.dtype else self.operand_dtype
-        hidden_dtype = self.dtype if half else self.dtypes[0]
         on_hidden, on_weight, on_bias = self.needed
+        rows, width = self.hidden.shape
+        self._kept = None
+        if chunks > 1 and keeps_gradients(rows, width, self.operand_dtype, trains=on_weight):
+            stride = self._workspace.stride(0)
+            self._kept = self.hidden.new_empty(rows, stride, dtype=self.operand_dtype)[:, : len(self.weight)]
+        added_up = chunks != 1 and self._kept is None
+        last = self.dtype if half or added_up or self.operand_dtype == self.dtype else self.operand_dtype
+        hidden_dtype = self.dtype if half else self.dtypes[0]
         self.grad_hidden = torch.zeros_like(self.hidden, dtype=hidden_dtype) if on_hidden else None
         self.grad_weight = torch.empty_like(self.weight, dtype=last) if on_weight else None
         self._weight_begun = False
@@ -192,15 +218,23 @@ class _Sweep:
             assert self._held is not None
             slope = slopes[chunk.start - start : chunk.stop - start]
             logits = self._workspace[: chunk.stop - chunk.start]
-            gradients = self._rows.gradients(
-                logits, self.bias, self.targets[chunk], self._held[1], slope, self.operand_dtype
-            )
+            gradients = logits.view(self.operand_dtype)[:, : len(self.weight)]
+            if self._kept is not None:
+                gradients = self._kept[chunk]
+            self._rows.gradients(logits, self.bias, self.targets[chunk], self._held[1], slope, out=gradients)
             self._held = None
             self._multiply(gradients, chunk)
 
+    def leave_out(self, start: int, stop: int) -> None:
+        """Rows [start, stop) get no gradient."""
+        if self._kept is not None:
+            self._kept[start:stop] = 0
+
     def gradients(self) -> tuple[torch.Tensor | None, ...]:
         """Gradients of hidden, weight and bias; None where not needed."""
-        if self.grad_weight is not None and not self._weight_begun:
+        if self.grad_weight is not None and self._kept is not None:
+            multiply(self._kept.T, self.hidden, out=self.grad_weight)
+        elif self.grad_weight is not None and not self._weight_begun:
             self.grad_weight.zero_()
         found = self.grad_hidden, self.grad_weight, self.grad_bias
         if self.dtypes[0] == torch.float16:
@@ -220,7 +254,7 @@ class _Sweep:
             self.grad_bias += gradients.sum(0, dtype=self.dtype)
         if self.grad_hidden is not None:
             multiply(gradients, self.weight, out=self.grad_hidden[chunk])
-        if self.grad_weight is not None:
+        if self.grad_weight is not None and self._kept is None:
             operand = self.hidden[chunk].to(self.operand_dtype)
             multiply(gradients.T, operand, out=self.grad_weight, add=self._weight_begun)
             self._weight_begun = True

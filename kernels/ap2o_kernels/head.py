@@ -17,7 +17,6 @@ if HAS_TRITON:
     from ap2o_kernels import tiles, two_pass
 
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_CHUNK_ROWS = {"cuda": 4096, "cpu": 1024}
 _SLAB_ROWS = 1024
 
 
@@ -65,7 +64,7 @@ def linear_logp(
         _check_impl(impl, hidden)
         if impl == "reference":
             return reference.linear_logp(hidden, weight, targets, bias=bias)
-        rows = _positive(chunk_rows) or _CHUNK_ROWS.get(hidden.device.type, 1024)
+        rows = _positive(chunk_rows) or chunked.default_rows(hidden, trains=False)
         if impl == "chunked":
             return chunked.linear_logp(hidden, weight, bias, targets, rows)
         return two_pass.linear_logp(hidden, weight, bias, targets)
@@ -113,9 +112,10 @@ def linear_dpo(
         impl: one of `available_impls`. `chunked` keeps the logits of `chunk_rows` rows, 6RDV operations (4RDV with a
             frozen head); `triton` keeps none and makes them twice, 8RDV; `reference` keeps all. `auto` is `chunked`,
             unless on a GPU its workspace is more than half of the free memory.
-        chunk_rows: rows of the workspace: `chunked` holds the float32 logits of as many (default 1024 on the CPU, 4096
-            on a GPU; pairs that reach over more rows are computed in two sweeps), the backward of `triton` as many
-            rows' worth of gradients in the operands' dtype (default 1024).
+        chunk_rows: rows of the workspace: `chunked` holds the float32 logits of as many (default 1024, but 4096 on a
+            GPU where chunks are added up, see `chunked.keeps_gradients`; pairs that reach over more rows are computed
+            in two sweeps), the backward of `triton` as many rows' worth of gradients in the operands' dtype (default
+            1024).
 
     Returns: `DpoOutput`.
     Errors: `ValueError` for arguments that do not fit together; `RuntimeError` for a second derivative.
@@ -134,7 +134,7 @@ def linear_dpo(
     grad = torch.is_grad_enabled()
     needed = [grad and tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)]
     if impl == "auto":
-        impl = "chunked" if _fits(hidden, weight, asked_rows, frozen=not needed[1]) else "triton"
+        impl = "chunked" if _fits(hidden, weight, asked_rows, trains=needed[1]) else "triton"
     _check_impl(impl, hidden)
     if impl == "reference":
         return reference.linear_dpo(
@@ -154,7 +154,7 @@ def linear_dpo(
             bias=bias,
         )
     if impl == "chunked":
-        operator, default_rows = chunked.dpo_chunked, _CHUNK_ROWS.get(hidden.device.type, 1024)
+        operator, default_rows = chunked.dpo_chunked, chunked.default_rows(hidden, trains=needed[1])
     else:
         operator, default_rows = two_pass.dpo_two_pass, _SLAB_ROWS
     loss, logps, *_ = operator(
@@ -198,7 +198,7 @@ def _gathered(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor(grad_placements=[Partial()] * tensor.device_mesh.ndim)
 
 
-def _fits(hidden: torch.Tensor, weight: torch.Tensor, chunk_rows: int | None, *, frozen: bool) -> bool:
+def _fits(hidden: torch.Tensor, weight: torch.Tensor, chunk_rows: int | None, *, trains: bool) -> bool:
     """Whether `chunked` needs at most half of the memory that is free now. Not asked while a graph is traced."""
     if torch.compiler.is_compiling() or not hidden.is_cuda or hidden.dtype not in TRITON_DTYPES:
         return True
@@ -206,8 +206,9 @@ def _fits(hidden: torch.Tensor, weight: torch.Tensor, chunk_rows: int | None, *,
         return True
     free, _ = torch.cuda.mem_get_info(hidden.device)
     unused = torch.cuda.memory_reserved(hidden.device) - torch.cuda.memory_allocated(hidden.device)
-    rows = chunk_rows or _CHUNK_ROWS["cuda"]
-    return chunked.workspace_bytes(len(hidden), weight.shape, rows, frozen=frozen) <= (free + unused) // 2
+    rows = chunk_rows or chunked.default_rows(hidden, trains=trains)
+    wanted = chunked.workspace_bytes(len(hidden), weight.shape, rows, hidden.dtype, trains=trains)
+    return wanted <= (free + unused) // 2
 
 
 def _check_impl(impl: str, hidden: torch.Tensor) -> None:

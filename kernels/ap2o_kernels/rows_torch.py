@@ -28,9 +28,10 @@ def gradients(
     targets: torch.Tensor,
     sums: torch.Tensor,
     slopes: torch.Tensor,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """(r, V) slopes · (onehot(targets) - softmax), in place of what `logps` left; `dtype` is that of its input."""
-    assert dtype == exponentials.dtype
+    *,
+    out: torch.Tensor,
+) -> None:
+    """Fill `out` (r, V) with slopes · (onehot(targets) - softmax); it is what `logps` left, `exponentials`."""
+    assert out.data_ptr() == exponentials.data_ptr()
     exponentials.mul_((-slopes / sums)[:, None])
-    return exponentials.scatter_add_(1, targets[:, None], slopes[:, None])
+    exponentials.scatter_add_(1, targets[:, None], slopes[:, None])

@@ -1,7 +1,8 @@
 """What lies between the products of the chunked head, as Triton kernels: one program a row.
 
 The same two functions as `rows_torch`. The first reads the logits once; the second reads them once more and writes
-their gradient over them, in half precision into the front half of each row. Shapes: r rows of the chunk, V vocabulary.
+their gradient, which may lie over them: in half precision into the front half of each row. Shapes: r rows of the
+chunk, V vocabulary.
 """
 
 from __future__ import annotations
@@ -105,24 +106,26 @@ def gradients(
     targets: torch.Tensor,
     row_lse: torch.Tensor,
     slopes: torch.Tensor,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """(r, V) slopes · (onehot(targets) - softmax) in `dtype`, over the logits (r, V) float32."""
+    *,
+    out: torch.Tensor,
+) -> None:
+    """Fill `out` (r, V) with slopes · (onehot(targets) - softmax) in its dtype.
+
+    It may lie over the logits (r, V) float32, each row over the front of its own: ``logits.view(out.dtype)[:, :V]``.
+    """
     rows, vocabulary = logits.shape
-    over = logits.view(dtype)[:, :vocabulary]
     with torch.cuda.device_of(logits):
         row_gradients_kernel[(rows,)](
             logits,
-            over,
+            out,
             bias,
             targets,
             row_lse,
             slopes,
             logits.stride(0),
-            over.stride(0),
+            out.stride(0),
             vocabulary,
             HAS_BIAS=bias is not None,
             BLOCK=BLOCK,
             num_warps=WARPS,
         )
-    return over

@@ -171,11 +171,16 @@ def test_one_chunk_of_logits_exists_at_a_time() -> None:
 
 
 def test_what_the_chunked_head_needs_is_what_auto_looks_at() -> None:
-    """On a GPU: float32 logits of a chunk, and float32 sums of the weight's gradient if chunks are added up."""
-    weight = torch.Size((1000, 10))
-    assert chunked.workspace_bytes(5000, weight, 4096, frozen=False) == 4 * (4096 * 1000 + 1000 * 10)
-    assert chunked.workspace_bytes(5000, weight, 4096, frozen=True) == 4 * 4096 * 1000
-    assert chunked.workspace_bytes(300, weight, 4096, frozen=False) == 4 * 300 * 1000
+    """On a GPU: float32 logits of a chunk; over several chunks also float32 sums of the weight's gradient, or all the
+    logits' gradients in half precision where these are fewer."""
+    weight, half = torch.Size((1000, 10)), torch.bfloat16
+    assert chunked.workspace_bytes(5000, weight, 4096, half, trains=True) == 4 * (4096 * 1000 + 1000 * 10)
+    assert chunked.workspace_bytes(5000, weight, 4096, half, trains=False) == 4 * 4096 * 1000
+    assert chunked.workspace_bytes(5000, weight, 4096, torch.float32, trains=True) == 4 * 4096 * 1000
+    assert chunked.workspace_bytes(300, weight, 4096, half, trains=True) == 4 * 300 * 1000
+    wide = torch.Size((1000, 4096))
+    assert chunked.workspace_bytes(8192, wide, 1024, half, trains=True) == 4 * 1024 * 1000 + 2 * 8192 * 1000
+    assert chunked.workspace_bytes(8193, wide, 4096, half, trains=True) == 4 * (4096 * 1000 + 1000 * 4096)
 
 
 def test_gradients_are_handed_out_once() -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ap2o_kernels import available_impls, linear_dpo, linear_logp, rows_torch
+from ap2o_kernels import available_impls, chunked, linear_dpo, linear_logp, rows_torch
 from tests.kernels.support import DEVICE, check_error, make_arguments, rounded, run, worst
 
 pytest.importorskip("triton", reason="Triton is for Linux")
@@ -176,11 +176,11 @@ def test_row_kernels_do_what_the_torch_ones_do(vocabulary: int, dtype: torch.dty
     expected, sums = rows_torch.logps(plain, bias, targets)
     found, state = rows_triton.logps(logits, bias, targets)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    wanted = rows_torch.gradients(plain, bias, targets, sums, slopes, torch.float32)
-    gradients = rows_triton.gradients(logits, bias, targets, state, slopes, dtype)
-    assert gradients.dtype == dtype
-    assert gradients.untyped_storage().data_ptr() == workspace.untyped_storage().data_ptr()
-    torch.testing.assert_close(gradients.float(), wanted, rtol=1e-5, atol=1e-6 if dtype == torch.float32 else 1e-3)
+    rows_torch.gradients(plain, bias, targets, sums, slopes, out=plain)
+    beside = torch.empty(5, vocabulary, dtype=dtype, device=DEVICE)
+    for out in (beside, logits.view(dtype)[:, :vocabulary]):
+        rows_triton.gradients(logits, bias, targets, state, slopes, out=out)
+        torch.testing.assert_close(out.float(), plain, rtol=1e-5, atol=1e-6 if dtype == torch.float32 else 1e-3)
 
 
 def test_the_chunked_head_with_the_row_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,10 +225,23 @@ def test_the_way_through_a_gpu_in_half_precision(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("ap2o_kernels.chunked.operand_dtype", lambda hidden: hidden.dtype)
     monkeypatch.setattr("ap2o_kernels.chunked.multiply", multiply)
     monkeypatch.setattr("ap2o_kernels.chunked._row_operations", lambda device: rows_triton)
-    arguments = rounded(make_arguments(*GRAPHS["4 x 4"], vocabulary=300, hidden=64, bias=True), torch.float16)
-    exact = run(arguments, dtype=torch.float64, impl="reference")
-    for chunk_rows in (30, 1000):  # sums over chunks in float32, and one chunk written at once
+    # 64 rows. Narrow: chunks are added up in float32. Wide: their gradients are kept for one product. Or one chunk.
+    for width, chunk_rows, kept in ((16, 30, False), (64, 30, True), (64, 1000, False)):
+        pairs = [(0, 1), (2, 0), (4, 6)]  # the last three answers but one are in no pair, in a group of their own
+        arguments = make_arguments([9, 8, 9, 2, 9, 1, 9, 9, 8], pairs, vocabulary=300, hidden=width, bias=True)
+        arguments = rounded(arguments, torch.float16)
+        exact = run(arguments, dtype=torch.float64, impl="reference")
+        made: list[bool] = []
+        allocate = chunked._Sweep.allocate_gradients
+
+        def watched(sweep: chunked._Sweep, chunks: int, allocate: Any = allocate, made: list[bool] = made) -> None:
+            allocate(sweep, chunks)
+            made.append(sweep._kept is not None)
+
+        monkeypatch.setattr(chunked._Sweep, "allocate_gradients", watched)
         found = run(arguments, dtype=torch.float16, impl="chunked", chunk_rows=chunk_rows, device=DEVICE)
+        monkeypatch.setattr(chunked._Sweep, "allocate_gradients", allocate)
+        assert made == [kept]
         for name, value in found.items():
             assert (value - exact[name]).norm() <= 1e-3 * exact[name].norm(), name
 
