@@ -113,7 +113,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
+def plot(rows: list[dict[str, Any]], device: str, path: Path) -> None:
     """Time and workspace against the rows, for the model with the most sizes."""
     import matplotlib
 
@@ -139,7 +139,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel="rows", ylabel=label)
         axes.grid(alpha=0.3)
     left.legend(fontsize=8)
-    figure.suptitle(f"Head of {model}, bfloat16, {torch.cuda.get_device_name()}")
+    figure.suptitle(f"Head of {model}, bfloat16, {device}")
     figure.savefig(path, dpi=140)
 
 
@@ -180,7 +180,7 @@ def kernels(arguments: argparse.Namespace) -> int:
         print(f"{time.monotonic() - began:5.0f} s  {planned}", file=sys.stderr, flush=True)
     report.write_text(json.dumps(found, indent=1))
     rows, left_out = found["rows"], found["left_out"]
-    plot(rows, arguments.out / "kernels.png")
+    plot(rows, found["environment"]["device"], arguments.out / "kernels.png")
     print(table(rows))
     print(f"left out for lack of time: {', '.join(left_out) or 'nothing'}\nwritten: {report}")
     return int(any(str(row.get("not_timed", "")).startswith("red") and "ours" in row["head"] for row in rows))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import heads, measure
+from benchmarks import gpu, heads, measure
 from benchmarks.heads import Case, Step
 
 
@@ -58,6 +58,23 @@ def test_the_exact_gradients_are_those_of_autograd(case: Case) -> None:
     expected = torch.autograd.grad(loss, leaves)
     torch.testing.assert_close(found["loss"], loss.detach())
     torch.testing.assert_close([found["hidden"], found["weight"]], list(expected))
+
+
+def test_table_and_plot_of_a_gpu_run(tmp_path: Path) -> None:
+    """What a GPU run ends with, from rows such as it writes: timed ones, one out of memory, one that is wrong."""
+    timed = {"mode": "full", "model": "Qwen2.5-7B", "tflops": 600.0, "share_of_peak": 0.75, "errors": {"loss": 1e-6}}
+    rows = [
+        {**timed, "head": head, "rows": count, "ms": [1.0, count / 1e3, 9.0], "workspace_gib": 0.5}
+        for head in ("ours, chunked", "bare products")
+        for count in (2048, 8192)
+    ]
+    rows += [
+        {"mode": "full", "model": "Qwen2.5-7B", "rows": 32768, "head": "plain PyTorch", "not_timed": "out of memory"}
+    ]
+    printed = gpu.table(rows)
+    assert "75% of peak" in printed and "1.00/8.19/9.00 ms" in printed and "out of memory" in printed
+    gpu.plot(rows, "a device", tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_dry_run_lists_what_would_run_and_needs_no_gpu(repo: Path) -> None:
