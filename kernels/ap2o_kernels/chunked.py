@@ -2,8 +2,9 @@
 
 A chunk that holds whole pairs knows the loss's derivative with respect to its answers' log-probabilities as soon as
 its forward is done, so its logits turn into gradients in place: 6RDV operations in all and no recomputation. Pairs that
-reach over more than `chunk_rows` rows take two sweeps (8RDV). Gradients are made in the forward pass and scaled in the
-backward. Shapes: R rows, D hidden, V vocabulary, A answers, P pairs.
+reach over more than `chunk_rows` rows take two sweeps (8RDV). On a GPU several chunks lead to the weight's gradient by
+sums in float32, or by one product over all their gradients where keeping these takes less room. Gradients are made in
+the forward pass and scaled in the backward. Shapes: R rows, D hidden, V vocabulary, A answers, P pairs.
 """
 
 from __future__ import annotations

@@ -189,7 +189,8 @@ def _operands(
 
 
 def _gathered(tensor: torch.Tensor) -> torch.Tensor:
-    if not torch.distributed.is_available():
+    """The whole of a sharded tensor, whose gradient goes back to the shards summed over ranks; any other as it is."""
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter) or not torch.distributed.is_available():
         return tensor
     from torch.distributed.tensor import DTensor, Partial
 
