@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import math
 import platform
 import subprocess
 import time
@@ -65,8 +66,12 @@ def outcome(case: Case, step: Step) -> Found:
 
 
 def errors(found: Found, right: Found) -> dict[str, float]:
-    """Relative distance by name: |ours - exact| / |exact|, of whole tensors."""
-    return {name: float((found[name] - right[name]).norm() / right[name].norm()) for name in right}
+    """Relative distance by name, |ours - exact| / |exact| of whole tensors; infinite for NaN and what is missing."""
+    distances = {
+        name: float((found[name] - right[name]).norm() / right[name].norm()) if name in found else math.inf
+        for name in right
+    }
+    return {name: math.inf if math.isnan(distance) else distance for name, distance in distances.items()}
 
 
 def plain_errors(case: Case, right: Found) -> dict[str, float]:

@@ -27,9 +27,10 @@ def test_every_head_that_runs_here_passes_the_gate(case: Case) -> None:
     assert set(errors["ours, chunked"]) == {"loss", "hidden", "weight"}
 
 
+@pytest.mark.parametrize("factor", [1.001, float("nan")])
 @pytest.mark.parametrize("wrong", ["hidden", "weight", "loss"])
-def test_a_wrong_head_is_not_timed(case: Case, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
-    """Off by a thousandth in one of its three results."""
+def test_a_wrong_head_is_not_timed(case: Case, monkeypatch: pytest.MonkeyPatch, wrong: str, factor: float) -> None:
+    """Off by a thousandth, or NaN, in one of its three results."""
 
     def make(of: Case) -> Step:
         right = heads.plain(of)
@@ -37,8 +38,8 @@ def test_a_wrong_head_is_not_timed(case: Case, monkeypatch: pytest.MonkeyPatch, 
         def run() -> torch.Tensor:
             loss = right.run()
             if wrong == "loss":
-                return loss * 1.001
-            getattr(of, wrong).grad *= 1.001
+                return loss * factor
+            getattr(of, wrong).grad *= factor
             return loss
 
         return Step(run)
@@ -48,6 +49,22 @@ def test_a_wrong_head_is_not_timed(case: Case, monkeypatch: pytest.MonkeyPatch, 
     steps, _, refused = measure.gate(case, ["wrong"], right, measure.plain_errors(case, right))
     assert not steps
     assert refused["wrong"].startswith("red") and wrong in refused["wrong"]
+
+
+def test_a_head_that_leaves_out_a_gradient_is_not_timed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(of: Case) -> Step:
+        right = heads.plain(of)
+
+        def run() -> torch.Tensor:
+            loss = right.run()
+            of.weight.grad = None
+            return loss
+
+        return Step(run)
+
+    monkeypatch.setitem(heads.HEADS, "wrong", make)
+    right = measure.exact(case)
+    assert measure.gate(case, ["wrong"], right, measure.plain_errors(case, right))[2]["wrong"].startswith("red")
 
 
 def test_the_exact_gradients_are_those_of_autograd(case: Case) -> None:

@@ -67,9 +67,13 @@ def run(
 
 
 def worst(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
-    """Largest absolute difference by name."""
+    """Largest absolute difference by name; infinite where there is a NaN, which comparisons would let through."""
     assert ours.keys() == theirs.keys()
-    return {name: float((ours[name] - theirs[name]).abs().max()) for name in ours if ours[name].numel()}
+    return {
+        name: float((ours[name] - theirs[name]).abs().nan_to_num(nan=float("inf")).max())
+        for name in ours
+        if ours[name].numel()
+    }
 
 
 def check_error(arguments: dict[str, Any], *, dtype: torch.dtype, device: str = "cpu", **options: Any) -> None:
