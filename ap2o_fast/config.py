@@ -140,7 +140,7 @@ class TrainSettings(Settings):
     token_budget: int = Field(4096, ge=64)
     """Packed tokens of one forward pass; a step runs as many as its pairs need."""
     chunk_rows: int = Field(0, ge=0)
-    """Completion tokens whose logits exist at one time; 0 takes 1024 on a CPU, 4096 on a GPU."""
+    """Completion tokens whose logits exist at one time; 0 leaves it to the head: 1024, or on a GPU up to 4096."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
 

@@ -29,6 +29,10 @@ def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSe
     Returns: how many answers ended in each type.
     Errors: `DataError` for files that cannot be read, with the line; `SandboxRefused`, `MachineError` as `Judge`.
     """
+    if not verdicts.parent.is_dir():
+        raise DataError(
+            f"{verdicts} cannot be written", why=f"there is no folder {verdicts.parent}", do="make it first"
+        )
     jobs = read_answers(answers, load(SourceSettings(source=str(problems))))
     counts: Counter[str] = Counter()
     partial = verdicts.with_name(verdicts.name + ".partial")
@@ -44,8 +48,6 @@ def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSe
                 counts[verdict.error.name] += 1
                 bar.advance(passed=counts["Passed"])
         os.replace(partial, verdicts)
-    except FileNotFoundError as error:
-        raise DataError(f"{verdicts} cannot be written", why=str(error), do="make its folder first") from error
     finally:
         partial.unlink(missing_ok=True)
     return counts

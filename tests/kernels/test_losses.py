@@ -109,7 +109,9 @@ def test_slopes_are_the_derivative(
 
 def test_liger_agrees() -> None:
     """Liger's fused DPO on the same answers, padded as it wants them: chosen first, then rejected."""
-    chunked_loss = pytest.importorskip("liger_kernel.chunked_loss")
+    chunked_loss = pytest.importorskip(
+        "liger_kernel.chunked_loss", reason="Liger is an oracle; it is in the extra `dev`"
+    )
     lengths, count = [5, 3, 7, 4, 2, 6], 3
     arguments = make_arguments(lengths, [(i, count + i) for i in range(count)], vocabulary=61, hidden=16)
     arguments = {k: v.float() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in arguments.items()}

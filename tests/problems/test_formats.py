@@ -267,7 +267,7 @@ def test_upstream_rows_lose_crlf_and_the_space_in_the_entry_point(tmp_path: Path
 
 def test_hub_data_sets_are_read_like_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder owner/name is what `datasets` itself takes for a Hub repository that is at hand."""
-    pytest.importorskip("datasets")
+    pytest.importorskip("datasets", reason="Hub data sets need the extra `hub`")
     folder = tmp_path / "owner" / "name"
     folder.mkdir(parents=True)
     write(folder / "train.jsonl", HUMANEVAL)
