@@ -47,15 +47,14 @@ def plan(models: list[str]) -> list[Planned]:
     """The size at which targets are set first, then all models at 8k rows, then 2k and 32k; `full` before others."""
     modes = ("full", "frozen", "score")
     first = [Planned("D4096-V131072", 8192, mode, 30) for mode in modes]
-    middle = [Planned(model, 8192, mode, 30) for mode in modes for model in MODELS]
+    middle = [Planned(model, 8192, mode, 12) for mode in modes for model in MODELS if model != first[0].model]
     outer = [
         Planned(model, rows, mode, rounds)
         for mode in modes
-        for rows, rounds in ((2048, 30), (32768, 5))
+        for rows, rounds in ((2048, 12), (32768, 4))
         for model in MODELS
     ]
-    unique = dict.fromkeys(first + middle + outer)
-    return [planned for planned in unique if planned.model in models]
+    return [planned for planned in first + middle + outer if planned.model in models]
 
 
 def run(planned: Planned, bounds: dict[str, dict[str, float]]) -> list[dict[str, Any]]:

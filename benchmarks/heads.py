@@ -6,6 +6,7 @@ nobody pays for padding, and references of zero, because Liger's fused loss take
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -210,23 +211,19 @@ def trl_chunked(case: Case) -> Step:
 
 
 def cut_cross_entropy(case: Case) -> Step:
-    """Apple's cut cross-entropy, exact (no gradient filter)."""
+    """Apple's cut cross-entropy, exact: no gradient filter, and sums in float32 where the release can add so."""
     if case.hidden.device.type != "cuda":
         raise Unavailable("CCE runs on a GPU")
     try:
         from cut_cross_entropy import linear_cross_entropy
     except ImportError as error:
         raise Unavailable(f"cut-cross-entropy is not installed ({error})") from error
+    known = inspect.signature(linear_cross_entropy).parameters
+    in_float32 = {name: True for name in ("accum_e_fp32", "accum_c_fp32") if name in known}
 
     def row_logps() -> torch.Tensor:
         return -linear_cross_entropy(
-            case.hidden,
-            case.weight,
-            case.targets,
-            reduction="none",
-            filter_eps=None,
-            accum_e_fp32=True,
-            accum_c_fp32=True,
+            case.hidden, case.weight, case.targets, reduction="none", filter_eps=None, **in_float32
         )
 
     return _through(case, row_logps)

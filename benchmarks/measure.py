@@ -110,6 +110,9 @@ def gate(
         except torch.cuda.OutOfMemoryError:
             refused[name] = "out of memory"
             continue
+        except Exception as error:  # a peer that does not run here must not end the run
+            refused[name] = f"red: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+            continue
         steps[name] = step
     return steps, seen, refused
 

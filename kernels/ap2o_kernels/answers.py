@@ -50,6 +50,6 @@ def sum_rows(row_logps: torch.Tensor, cu_rows: torch.Tensor) -> torch.Tensor:
     return sums.to(row_logps.dtype)
 
 
-def spread(slopes: torch.Tensor, cu_rows: torch.Tensor, rows: int) -> torch.Tensor:
-    """(R,) each row's value of `slopes` (A,)."""
-    return slopes.repeat_interleave(cu_rows.diff().to(slopes.device), output_size=rows)
+def spread(slopes: torch.Tensor, lengths: torch.Tensor, rows: int) -> torch.Tensor:
+    """(R,) each row's value of `slopes` (A,), of which answer a has `lengths[a]`."""
+    return slopes.repeat_interleave(lengths, output_size=rows)

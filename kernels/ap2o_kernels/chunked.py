@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ap2o_kernels import rows_torch
-from ap2o_kernels.answers import split_groups, spread, sum_rows
+from ap2o_kernels.answers import split_groups, sum_rows
 from ap2o_kernels.arguments import refuse_second_derivative
 from ap2o_kernels.losses import PairLoss, answer_slopes, pair_losses
 from ap2o_kernels.products import multiply, operand_dtype, sum_dtype
@@ -61,26 +61,28 @@ def dpo(
     sweep = _Sweep(hidden, weight, bias, targets, chunk_rows, needed=needed)
     sweep.allocate_gradients(sum(-(-(group.stop - group.start) // chunk_rows) for group in groups if len(group.pairs)))
     scale = gradient_scale(hidden.dtype, loss, normalizer) / normalizer
-    total = torch.zeros((), dtype=sweep.dtype, device=hidden.device)
     logps = torch.empty(len(offsets) - 1, dtype=sweep.dtype, device=hidden.device)
+    # All that the device needs to know goes there before the loop, in which the host waits for nothing.
+    order = torch.cat([group.pairs for group in groups]) if groups else host_pairs[:0, 0]
+    device_pairs = host_pairs[order].to(hidden.device, non_blocking=True)
+    weights = None if pair_weights is None else pair_weights[order.to(pair_weights.device)].to(sweep.dtype)
+    starts = cu_rows.to(hidden.device, non_blocking=True)
+    lengths, done = starts.diff(), 0
+    answer_of_row = torch.repeat_interleave(lengths, output_size=len(targets))
     for group in groups:
         answers = slice(group.first, group.last)
-        starts = cu_rows[group.first : group.last + 1] - group.start
-        logps[answers] = sum_rows(sweep.logps(group.start, group.stop), starts)
+        offsets_here = starts[group.first : group.last + 1] - group.start
+        logps[answers] = sum_rows(sweep.logps(group.start, group.stop), offsets_here)
         if not len(group.pairs):
             sweep.leave_out(group.start, group.stop)
             continue
-        ours = (
-            logps[answers],
-            ref_logps[answers],
-            starts.diff().to(hidden.device),
-            (host_pairs[group.pairs] - group.first).to(hidden.device),
-        )
-        weights = None if pair_weights is None else pair_weights[group.pairs.to(pair_weights.device)]
-        losses = pair_losses(loss, *ours)
-        total += (losses if weights is None else losses * weights.to(losses.dtype)).sum() / normalizer
-        slopes = answer_slopes(loss, *ours, weights) * scale
-        sweep.add_gradients(group.start, group.stop, spread(slopes, starts, group.stop - group.start))
+        here = slice(done, done + len(group.pairs))
+        done = here.stop
+        by_pair = None if weights is None else weights[here]
+        slopes = answer_slopes(loss, logps, ref_logps, lengths, device_pairs[here], by_pair) * scale
+        sweep.add_gradients(group.start, group.stop, slopes[answer_of_row[group.start : group.stop]])
+    losses = pair_losses(loss, logps, ref_logps, lengths, device_pairs)
+    total = (losses if weights is None else losses * weights).sum() / normalizer
     grad_hidden, grad_weight, grad_bias = (total.new_empty(0) if g is None else g for g in sweep.gradients())
     return total, logps, grad_hidden, grad_weight, grad_bias
 
@@ -105,6 +107,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -
     loss = PairLoss.of(inputs[8:13])
     ctx.dtype, ctx.scale = hidden.dtype, gradient_scale(hidden.dtype, loss, normalizer)
     ctx.save_for_backward(*output[2:])
+    ctx.set_materialize_grads(False)  # or autograd would make zeros for the outputs that are gradients, V x D of them
 
 
 def _scale(ctx: Any, grad_loss: torch.Tensor, *_: Any) -> tuple[Any, ...]:
@@ -116,8 +119,13 @@ def _scale(ctx: Any, grad_loss: torch.Tensor, *_: Any) -> tuple[Any, ...]:
     factor = grad_loss / ctx.scale
     # In place, so that a V x D gradient becomes the parameter's without a second one beside it; a compiler, which
     # traces with tensors of its own, does that by itself.
-    scaled = (g.mul_(factor) if type(g) is torch.Tensor else g.mul(factor) for g in made)
-    gradients = (g.to(ctx.dtype) if need else None for g, need in zip(scaled, ctx.needed, strict=True))
+    if all(type(g) is torch.Tensor for g in made):
+        for gradient in made:
+            _row_operations(gradient).scale(gradient, factor)
+        torch.autograd.graph.increment_version(made)  # so that a second backward is refused
+    else:
+        made = [g.mul(factor) for g in made]
+    gradients = (g.to(ctx.dtype) if need else None for g, need in zip(made, ctx.needed, strict=True))
     return *gradients, *[None] * 13
 
 
@@ -179,7 +187,7 @@ class _Sweep:
         self.weight = weight.to(self.operand_dtype)
         self.bias = None if bias is None else bias.to(self.dtype)
         self.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
-        self._rows = _row_operations(hidden.device)
+        self._rows = _row_operations(hidden)
         stride = -(-len(weight) // ALIGNED) * ALIGNED
         rows = min(chunk_rows, len(targets))
         self._workspace = torch.empty(rows, stride, dtype=self.dtype, device=hidden.device)[:, : len(weight)]
@@ -265,8 +273,8 @@ class _Sweep:
             yield slice(first, min(first + self.chunk_rows, stop))
 
 
-def _row_operations(device: torch.device) -> ModuleType:
-    if device.type != "cuda":
+def _row_operations(tensor: torch.Tensor) -> ModuleType:
+    if not tensor.is_cuda or tensor.dtype == torch.float64:
         return rows_torch
     from ap2o_kernels import rows_triton
 

@@ -1,6 +1,6 @@
 """What lies between the products of the chunked head, in PyTorch. Shapes: r rows of the chunk, V vocabulary.
 
-The same two functions as `rows_triton`. Exponentials are the dear part on a CPU, so the first leaves them behind.
+The same functions as `rows_triton`. Exponentials are the dear part on a CPU, so the first leaves them behind.
 """
 
 from __future__ import annotations
@@ -35,3 +35,9 @@ def gradients(
     assert out.data_ptr() == exponentials.data_ptr()
     exponentials.mul_((-slopes / sums)[:, None])
     exponentials.scatter_add_(1, targets[:, None], slopes[:, None])
+
+
+def scale(values: torch.Tensor, factor: torch.Tensor) -> None:
+    """values *= factor, which is () and usually 1."""
+    if factor != 1:
+        values.mul_(factor)

@@ -1,6 +1,6 @@
 """What lies between the products of the chunked head, as Triton kernels: one program a row.
 
-The same two functions as `rows_torch`. The first reads the logits once; the second reads them once more and writes
+The same functions as `rows_torch`. The first reads the logits once; the second reads them once more and writes
 their gradient, which may lie over them: in half precision into the front half of each row. Shapes: r rows of the
 chunk, V vocabulary.
 """
@@ -13,6 +13,7 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 BLOCK, WARPS = 4096, 8
+SCALE_BLOCK = 16384
 
 
 @triton.jit
@@ -77,6 +78,16 @@ def row_gradients_kernel(
         tl.store(gradients + columns, gradient.to(gradients.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def scale_kernel(values, factor, count, BLOCK: tl.constexpr):
+    by = tl.load(factor).to(tl.float32)
+    if by != 1.0:
+        places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        inside = places < count
+        value = tl.load(values + places, mask=inside).to(tl.float32)
+        tl.store(values + places, (value * by).to(values.dtype.element_ty), mask=inside)
+
+
 def logps(logits: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(r,) log-probabilities of the targets, NaN where a target is outside the vocabulary, and (r,) log Σ exp.
 
@@ -129,3 +140,10 @@ def gradients(
             BLOCK=BLOCK,
             num_warps=WARPS,
         )
+
+
+def scale(values: torch.Tensor, factor: torch.Tensor) -> None:
+    """values *= factor, which is () and usually 1: then `values` is not touched. The host waits for nothing."""
+    with torch.cuda.device_of(values):
+        blocks = triton.cdiv(values.numel(), SCALE_BLOCK)
+        scale_kernel[(max(blocks, 1),)](values, factor, values.numel(), BLOCK=SCALE_BLOCK, num_warps=WARPS)

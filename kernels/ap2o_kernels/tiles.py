@@ -7,18 +7,21 @@ Nothing is added atomically: two runs are bit-equal. Shapes: R rows, D hidden, V
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ap2o_kernels.products import sum_dtype
 
 LOG2E = tl.constexpr(1.4426950408889634)
-TILES_A_SPLIT = 4
-"""Tiles of the vocabulary that one program of the scoring kernel walks over."""
+TILES_A_SPLIT = 16
+"""Tiles of the vocabulary that one program of the scoring kernel walks over, where that keeps the GPU busy."""
+PROGRAMS = 512
+"""Programs of the scoring kernel that keep a GPU busy; with fewer rows a split of the vocabulary gets fewer tiles."""
 ROW_BLOCKS_TOGETHER = 16
 """Blocks of rows that run side by side over the same columns, so that the weight is read from L2."""
 
@@ -32,6 +35,10 @@ class Tile:
     depth: int
     warps: int
     stages: int
+
+    def with_room(self) -> Tile:
+        """The tile for a kernel that keeps an outgoing block in shared memory where a fourth stage would be."""
+        return replace(self, stages=min(self.stages, 3))
 
     def options(self) -> dict[str, int]:
         return {
@@ -47,7 +54,7 @@ INTERPRETED = Tile(64, 128, 64, 4, 1)
 SINGLE = Tile(32, 64, 32, 4, 2)
 _SHARED = {(8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227}
 HALF = {  # by KiB of shared memory a block may use; 99 on consumer cards
-    227: Tile(128, 256, 64, 8, 3),
+    227: Tile(128, 256, 64, 8, 4),
     163: Tile(128, 128, 64, 8, 3),
     99: Tile(128, 128, 32, 8, 3),
 }
@@ -67,14 +74,15 @@ def _logits(
     hidden,
     weight,
     bias,
-    rows,
-    columns,
+    row,
+    column,
     row_count,
     column_count,
     hidden_stride,
     weight_stride,
     depth_count,
     HAS_BIAS: tl.constexpr,
+    BLOCKS: tl.constexpr,
     WHOLE_DEPTH: tl.constexpr,
     WIDEN: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -82,41 +90,48 @@ def _logits(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """(ROWS, COLUMNS) float32 logits. Beyond the last row or column the last one's are repeated."""
-    row = tl.minimum(rows, row_count - 1).to(tl.int64)
-    column = tl.minimum(columns, column_count - 1).to(tl.int64)
-    depth = tl.arange(0, DEPTH)
-    x_at = hidden + row[:, None] * hidden_stride + depth[None, :]
-    w_at = weight + column[None, :] * weight_stride + depth[:, None]
+    """(ROWS, COLUMNS) float32 logits from `row` and `column` on. Beyond the last ones they are of no meaning."""
+    columns = tl.minimum(column + tl.arange(0, COLUMNS), column_count - 1)
     logits = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, depth_count, DEPTH):
-        if WHOLE_DEPTH:
-            x = tl.load(x_at)
-            w = tl.load(w_at)
+    if not BLOCKS:
+        rows = tl.minimum(row + tl.arange(0, ROWS), row_count - 1)
+        depths = tl.arange(0, DEPTH)
+        x_at = hidden + rows.to(tl.int64)[:, None] * hidden_stride + depths[None, :]
+        w_at = weight + columns.to(tl.int64)[:, None] * weight_stride + depths[None, :]
+    for depth in range(0, depth_count, DEPTH):
+        if BLOCKS:
+            x = hidden.load([row, depth])
+            w = weight.load([column, depth])
+        elif WHOLE_DEPTH:
+            x = tl.load(x_at + depth)
+            w = tl.load(w_at + depth)
         else:
-            inside = start + depth < depth_count
-            x = tl.load(x_at, mask=inside[None, :], other=0.0)
-            w = tl.load(w_at, mask=inside[:, None], other=0.0)
+            inside = (depth + depths < depth_count)[None, :]
+            x = tl.load(x_at + depth, mask=inside, other=0.0)
+            w = tl.load(w_at + depth, mask=inside, other=0.0)
         if WIDEN:  # the interpreter computes on bfloat16's raw bits
             x = x.to(tl.float32)
             w = w.to(tl.float32)
-        logits = tl.dot(x, w, logits, input_precision=PRECISION)
-        x_at += DEPTH
-        w_at += DEPTH
+        logits = tl.dot(x, w.T, logits, input_precision=PRECISION)
     if HAS_BIAS:
-        logits += tl.load(bias + column).to(tl.float32)[None, :]
+        logits += tl.load(bias + columns).to(tl.float32)[None, :]
     return logits
 
 
 @triton.jit
-def _place(row_blocks, TOGETHER: tl.constexpr):
-    """The block of rows and the block of columns of this program: few row blocks at a time over the same columns."""
-    program = tl.program_id(0)
-    column_blocks = tl.num_programs(0) // row_blocks
+def _place(program, row_blocks, column_blocks, TOGETHER: tl.constexpr):
+    """The block of rows and the block of columns of a program: few row blocks at a time over the same columns."""
     first = program // (TOGETHER * column_blocks) * TOGETHER
     together = tl.minimum(row_blocks - first, TOGETHER)
     inner = program - first * column_blocks
     return first + inner % together, inner // together
+
+
+@triton.jit
+def _targets(targets, rows, row_count):
+    """Targets as int32, -1 for those beyond it and beyond the last row."""
+    target = tl.load(targets + rows, mask=rows < row_count, other=-1)
+    return tl.where((target >= 0) & (target < 2147483647), target, -1).to(tl.int32)
 
 
 @triton.jit
@@ -133,6 +148,7 @@ def score_kernel(
     hidden_stride,
     weight_stride,
     HAS_BIAS: tl.constexpr,
+    BLOCKS: tl.constexpr,
     WHOLE_DEPTH: tl.constexpr,
     WIDEN: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -142,27 +158,30 @@ def score_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    row_block, split = _place(tl.cdiv(row_count, ROWS), TOGETHER)
+    row_blocks = tl.cdiv(row_count, ROWS)
+    row_block, split = _place(tl.program_id(0), row_blocks, tl.num_programs(0) // row_blocks, TOGETHER)
     rows = row_block * ROWS + tl.arange(0, ROWS)
-    target = tl.load(targets + rows, mask=rows < row_count, other=-1)
+    target = _targets(targets, rows, row_count)
     largest = tl.full((ROWS,), -float("inf"), tl.float32)
     sums = tl.zeros((ROWS,), tl.float32)
     target_logit = tl.zeros((ROWS,), tl.float32)
     first = split * TILES * COLUMNS
     for tile in range(TILES):
-        columns = first + tile * COLUMNS + tl.arange(0, COLUMNS)
+        column = first + tile * COLUMNS
+        columns = column + tl.arange(0, COLUMNS)
         x = _logits(
             hidden,
             weight,
             bias,
-            rows,
-            columns,
+            row_block * ROWS,
+            column,
             row_count,
             column_count,
             hidden_stride,
             weight_stride,
             depth_count,
             HAS_BIAS,
+            BLOCKS,
             WHOLE_DEPTH,
             WIDEN,
             PRECISION,
@@ -199,6 +218,7 @@ def gradient_kernel(
     gradient_stride,
     first_column,
     HAS_BIAS: tl.constexpr,
+    BLOCKS: tl.constexpr,
     WHOLE_DEPTH: tl.constexpr,
     WIDEN: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -207,37 +227,46 @@ def gradient_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    row_block, column_block = _place(tl.cdiv(row_count, ROWS), TOGETHER)
-    rows = row_block * ROWS + tl.arange(0, ROWS)
-    columns = column_block * COLUMNS + tl.arange(0, COLUMNS)
-    x = _logits(
-        hidden,
-        weight,
-        bias,
-        rows,
-        columns,
-        row_count,
-        column_count,
-        hidden_stride,
-        weight_stride,
-        depth_count,
-        HAS_BIAS,
-        WHOLE_DEPTH,
-        WIDEN,
-        PRECISION,
-        ROWS,
-        COLUMNS,
-        DEPTH,
-    )
-    inside = rows < row_count
-    lse = tl.load(row_lse + rows, mask=inside, other=0.0)
-    slope = tl.load(slopes + rows, mask=inside, other=0.0)
-    target = tl.load(targets + rows, mask=inside, other=-1) - first_column
-    right = tl.where(columns[None, :] == target[:, None], 1.0, 0.0)
-    gradient = slope[:, None] * (right - tl.exp2((x - lse[:, None]) * LOG2E))
-    at = gradients + rows.to(tl.int64)[:, None] * gradient_stride + columns[None, :]
-    inside = inside[:, None] & (columns < column_count)[None, :]
-    tl.store(at, gradient.to(gradients.dtype.element_ty), mask=inside)
+    row_blocks, column_blocks = tl.cdiv(row_count, ROWS), tl.cdiv(column_count, COLUMNS)
+    # Where blocks are copied, few programs take tile after tile: a tile's copies begin under the one before it.
+    for program in tl.range(
+        tl.program_id(0), row_blocks * column_blocks, tl.num_programs(0), flatten=BLOCKS and not HAS_BIAS
+    ):
+        row_block, column_block = _place(program, row_blocks, column_blocks, TOGETHER)
+        row, column = row_block * ROWS, column_block * COLUMNS
+        x = _logits(
+            hidden,
+            weight,
+            bias,
+            row,
+            column,
+            row_count,
+            column_count,
+            hidden_stride,
+            weight_stride,
+            depth_count,
+            HAS_BIAS,
+            BLOCKS,
+            WHOLE_DEPTH,
+            WIDEN,
+            PRECISION,
+            ROWS,
+            COLUMNS,
+            DEPTH,
+        )
+        rows, columns = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
+        inside = rows < row_count
+        lse = tl.load(row_lse + rows, mask=inside, other=0.0)
+        slope = tl.load(slopes + rows, mask=inside, other=0.0)
+        target = _targets(targets, rows, row_count) - first_column
+        right = tl.where(columns[None, :] == target[:, None], 1.0, 0.0)
+        gradient = slope[:, None] * (right - tl.exp2((x - lse[:, None]) * LOG2E))
+        if BLOCKS:
+            gradients.store([row, column], gradient.to(gradients.dtype))
+        else:
+            at = gradients + rows.to(tl.int64)[:, None] * gradient_stride + columns[None, :]
+            inside = inside[:, None] & (columns < column_count)[None, :]
+            tl.store(at, gradient.to(gradients.dtype.element_ty), mask=inside)
 
 
 INTERPRETING = not isinstance(score_kernel, triton.runtime.JITFunction)
@@ -253,12 +282,16 @@ def logps(
         return hidden.new_empty(0, dtype=torch.float32), hidden.new_empty(0, dtype=torch.float32)
     target_logits = torch.full((rows,), float("nan"), dtype=torch.float32, device=hidden.device)
     tile = tile_for(hidden)
-    splits = triton.cdiv(vocabulary, tile.columns * TILES_A_SPLIT)
+    row_blocks = triton.cdiv(rows, tile.rows)
+    few = row_blocks * triton.cdiv(vocabulary, tile.columns * TILES_A_SPLIT) < PROGRAMS
+    tiles_a_split = TILES_A_SPLIT // 4 if few else TILES_A_SPLIT
+    splits = triton.cdiv(vocabulary, tile.columns * tiles_a_split)
     split_lse = torch.empty(splits, rows, dtype=torch.float32, device=hidden.device)
+    blocks = _copies_blocks(hidden, weight)
     with torch.cuda.device_of(hidden):
-        score_kernel[(triton.cdiv(rows, tile.rows) * splits,)](
-            hidden,
-            weight,
+        score_kernel[(row_blocks * splits,)](
+            TensorDescriptor.from_tensor(hidden, [tile.rows, tile.depth]) if blocks else hidden,
+            TensorDescriptor.from_tensor(weight, [tile.columns, tile.depth]) if blocks else weight,
             bias,
             targets,
             split_lse,
@@ -268,8 +301,8 @@ def logps(
             hidden.shape[1],
             hidden.stride(0),
             weight.stride(0),
-            TILES=TILES_A_SPLIT,
-            **_common(hidden, bias, tile),
+            TILES=tiles_a_split,
+            **_common(hidden, bias, tile, blocks),
         )
     row_lse = split_lse.logsumexp(0)
     return target_logits - row_lse, row_lse
@@ -291,15 +324,20 @@ def gradients(
     part = weight[columns]
     if not out.numel():
         return
+    blocks = _copies_blocks(hidden, part, out)
+    programs = triton.cdiv(len(hidden), tile.rows) * triton.cdiv(len(part), tile.columns)
+    if blocks:
+        programs = min(programs, _processors(hidden.device))
+        tile = tile.with_room()
     with torch.cuda.device_of(hidden):
-        gradient_kernel[(triton.cdiv(len(hidden), tile.rows) * triton.cdiv(len(part), tile.columns),)](
-            hidden,
-            part,
+        gradient_kernel[(programs,)](
+            TensorDescriptor.from_tensor(hidden, [tile.rows, tile.depth]) if blocks else hidden,
+            TensorDescriptor.from_tensor(part, [tile.columns, tile.depth]) if blocks else part,
             None if bias is None else bias[columns],
             targets,
             row_lse,
             slopes,
-            out,
+            TensorDescriptor.from_tensor(out, [tile.rows, tile.columns]) if blocks else out,
             len(hidden),
             len(part),
             hidden.shape[1],
@@ -307,15 +345,30 @@ def gradients(
             weight.stride(0),
             out.stride(0),
             columns.start,
-            **_common(hidden, bias, tile),
+            **_common(hidden, bias, tile, blocks),
         )
 
 
-def _common(hidden: torch.Tensor, bias: torch.Tensor | None, tile: Tile) -> dict[str, Any]:
+def _copies_blocks(*matrices: torch.Tensor) -> bool:
+    """Whether tiles are moved as blocks by the copy engine, which Hopper and later have for rows at 16-byte places.
+
+    Single precision has tiles so small that it gains nothing.
+    """
+    if any(m.element_size() != 2 or m.data_ptr() % 16 or m.stride(0) % 8 for m in matrices):
+        return False
+    return INTERPRETING or torch.cuda.get_device_capability(matrices[0].device) >= (9, 0)
+
+
+def _processors(device: torch.device) -> int:
+    return 2 if INTERPRETING else torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _common(hidden: torch.Tensor, bias: torch.Tensor | None, tile: Tile, blocks: bool) -> dict[str, Any]:
     assert sum_dtype(hidden.dtype) == torch.float32
     tf32 = hidden.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
     return {
         "HAS_BIAS": bias is not None,
+        "BLOCKS": blocks,
         "WHOLE_DEPTH": hidden.shape[1] % tile.depth == 0,
         "WIDEN": INTERPRETING,
         "PRECISION": "tf32" if tf32 else "ieee",

@@ -54,13 +54,16 @@ def dpo_two_pass(
     Registered as an operator, so that `torch.compile` passes it by. Differentiable once.
     """
     loss = PairLoss.of((loss_type, beta, label_smoothing, sft_weight, length_normalized))
+    # Before the kernel, or the host would wait for it.
+    cu_rows, pairs = cu_rows.to(hidden.device, non_blocking=True), pairs.to(hidden.device, non_blocking=True)
+    lengths = cu_rows.diff()
     row_logps, row_lse = tiles.logps(hidden, weight, bias, targets)
     logps = sum_rows(row_logps, cu_rows)
-    ours = (logps, ref_logps, cu_rows.diff().to(logps.device), pairs.to(logps.device))
+    ours = (logps, ref_logps, lengths, pairs)
     losses = pair_losses(loss, *ours)
     total = (losses if pair_weights is None else losses * pair_weights.to(losses.dtype)).sum() / normalizer
     slopes = answer_slopes(loss, *ours, pair_weights) / normalizer
-    return total, logps, row_lse, spread(slopes, cu_rows, len(hidden))
+    return total, logps, row_lse, spread(slopes, lengths, len(hidden))
 
 
 @dpo_two_pass.register_fake
@@ -91,14 +94,14 @@ def dpo_two_pass_backward(
     dtype = operand_dtype(hidden)
     width = chunk_rows * vocabulary // max(rows, 1)
     width = min(max(width // ALIGNED, 1) * ALIGNED, vocabulary)
-    slab = torch.empty(rows * width, dtype=dtype, device=hidden.device)
+    slab = torch.empty(rows, -(-width // ALIGNED) * ALIGNED, dtype=dtype, device=hidden.device)
     on_hidden, on_weight, on_bias = needed
     grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if on_hidden else None
     grad_weight = torch.empty_like(weight) if on_weight else None
     grad_bias = torch.empty_like(bias) if bias is not None and on_bias else None
     for start in range(0, vocabulary, width):
         columns = slice(start, min(start + width, vocabulary))
-        gradients = slab[: rows * (columns.stop - start)].view(rows, columns.stop - start)
+        gradients = slab[:, : columns.stop - start]
         tiles.gradients(hidden, weight, bias, targets, row_lse, row_slopes, columns=columns, out=gradients)
         if grad_hidden is not None:
             multiply(gradients, weight[columns].to(dtype), out=grad_hidden, add=True)
@@ -126,6 +129,7 @@ def _gradient_shapes(hidden: Any, weight: Any, bias: Any, *others: Any) -> tuple
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     hidden, weight, bias, targets, *_, ctx.chunk_rows, ctx.needed = inputs
     ctx.save_for_backward(hidden, weight, bias, targets, *output[2:])
+    ctx.set_materialize_grads(False)
 
 
 def _recompute(ctx: Any, grad_loss: torch.Tensor, *_: Any) -> tuple[Any, ...]:

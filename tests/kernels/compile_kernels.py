@@ -36,16 +36,24 @@ POINTERS = {
 def tile_configurations() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], int, int]]:
     """Kernel, types of its pointers, constants, warps and stages."""
     kernels = (tiles.score_kernel, tiles.gradient_kernel)
-    for kernel, (capability, kib), bias, whole in itertools.product(
-        kernels, SHARED.items(), (False, True), (True, False)
+    ways = [(True, True), (False, True), (False, False)]  # BLOCKS, WHOLE_DEPTH
+    for kernel, (capability, kib), bias, (blocks, whole) in itertools.product(
+        kernels, SHARED.items(), (False, True), ways
     ):
+        if blocks and capability < 90:
+            continue
         for dtype in ("bf16", "fp16", "fp32"):
             if dtype == "fp16" and (bias or not whole):
                 continue  # differs from bfloat16 in the type alone
+            if dtype == "fp32" and blocks:
+                continue
             for precision in ("ieee", "tf32") if dtype == "fp32" else ("ieee",):
                 tile = tiles.SINGLE if dtype == "fp32" else tiles.HALF[kib]
+                if blocks and kernel is tiles.gradient_kernel:
+                    tile = tile.with_room()
                 constants = {
                     "HAS_BIAS": bias,
+                    "BLOCKS": blocks,
                     "WHOLE_DEPTH": whole,
                     "WIDEN": False,
                     "PRECISION": precision,
@@ -55,7 +63,13 @@ def tile_configurations() -> Iterator[tuple[Any, dict[str, str], dict[str, Any],
                     "COLUMNS": tile.columns,
                     "DEPTH": tile.depth,
                 }
-                operands = dict.fromkeys(("hidden", "weight", "bias", "gradients"), f"*{dtype}")
+                operands = dict.fromkeys(("hidden", "weight", "gradients", "bias"), f"*{dtype}")
+                if blocks:
+                    operands |= {
+                        "hidden": f"tensordesc<{dtype}[{tile.rows},{tile.depth}]>",
+                        "weight": f"tensordesc<{dtype}[{tile.columns},{tile.depth}]>",
+                        "gradients": f"tensordesc<{dtype}[{tile.rows},{tile.columns}]>",
+                    }
                 yield kernel, operands, constants | {"capability": capability}, tile.warps, tile.stages
 
 
@@ -66,6 +80,9 @@ def row_configurations() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], 
         constants = {"HAS_BIAS": bias, "BLOCK": rows_triton.BLOCK, "capability": capability}
         for dtype in ("bf16", "fp32") if kernel is rows_triton.row_gradients_kernel else ("fp32",):
             yield kernel, {"bias": "*fp32", "gradients": f"*{dtype}"}, constants, rows_triton.WARPS, 3
+    for capability, dtype in itertools.product(SHARED, ("bf16", "fp32")):
+        constants = {"BLOCK": rows_triton.SCALE_BLOCK, "capability": capability}
+        yield rows_triton.scale_kernel, {"values": f"*{dtype}", "factor": "*fp32"}, constants, rows_triton.WARPS, 3
 
 
 def compile_one(
@@ -81,7 +98,8 @@ def compile_one(
         else:
             signature[name] = kind or "i32"
             # What the launcher finds for the shapes of real models: aligned pointers, sizes divisible by 16.
-            if kind or name.endswith("stride") or name in ("stride", "depth_count", "vocabulary", "column_count"):
+            pointer = kind is not None and kind.startswith("*")
+            if pointer or name.endswith("stride") or name in ("depth_count", "vocabulary", "column_count", "count"):
                 attributes[(place,)] = [["tt.divisibility", 16]]
     compiled = triton.compile(
         triton.compiler.ASTSource(kernel, signature, fixed, attributes),
@@ -96,9 +114,10 @@ def compile_one(
     return {
         "kernel": kernel.fn.__name__,
         **{key: value for key, value in constants.items() if key not in ("TOGETHER", "WIDEN", "TILES")},
-        "operands": operands.get("hidden", operands["gradients"])[1:],
+        "operands": next(iter(operands.values())),
         "shared": compiled.metadata.shared,
         "wgmma": "wgmma.mma_async" in compiled.asm["ptx"],
+        "tma": "cp.async.bulk.tensor" in compiled.asm["ptx"],
         **found,
     }
 

@@ -30,7 +30,7 @@ def compiled(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
 
 
 def test_every_kernel_was_compiled(compiled: list[dict[str, Any]]) -> None:
-    wanted = {"score_kernel", "gradient_kernel", "row_logps_kernel", "row_gradients_kernel"}
+    wanted = {"score_kernel", "gradient_kernel", "row_logps_kernel", "row_gradients_kernel", "scale_kernel"}
     assert {(one["kernel"], one["capability"]) for one in compiled} == {(k, c) for k in wanted for c in SHARED}
 
 
@@ -42,7 +42,7 @@ def test_nothing_is_spilled(compiled: list[dict[str, Any]]) -> None:
     assert [one for one in compiled if one["stack"] or one["local"]] == []
 
 
-def test_products_run_on_the_tensor_cores_of_hopper(compiled: list[dict[str, Any]]) -> None:
-    products = [one for one in compiled if "DEPTH" in one and one["capability"] == 90 and one["operands"] != "fp32"]
+def test_products_run_on_the_tensor_cores_and_copy_engine_of_hopper(compiled: list[dict[str, Any]]) -> None:
+    products = [one for one in compiled if "DEPTH" in one and one["capability"] == 90 and "fp32" not in one["operands"]]
     assert len(products) >= 8
-    assert all(one["wgmma"] for one in products)
+    assert all(one["wgmma"] and one["tma"] == one["BLOCKS"] for one in products)
