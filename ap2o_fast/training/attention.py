@@ -5,16 +5,20 @@ computes exact causal attention of every sequence over its own keys. Without one
 transformers' `sdpa`, masks included, so one model object serves training and sampling. A switch around the forward
 would not do: gradient checkpointing runs the attention again in the backward pass.
 
+On a GPU in half precision that is one call for all sequences, elsewhere one a sequence.
+
 Shapes: T packed tokens, S sequences, K gathered keys, H query heads, G key/value heads, E head size.
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -23,6 +27,8 @@ from ap2o_fast.errors import UsageError
 from ap2o_fast.training.batch import PackedBatch
 
 NAME = "ap2o_shared_prefix"
+# torch 2.11 and 2.12 take fewer key heads than query heads as they come; later ones want to be told.
+_GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +38,66 @@ class PackedAttention:
     Attributes:
         query_lengths, key_lengths: tokens and visible keys of each sequence (S,), on the host.
         kv_index: (K,) packed positions of all sequences' keys, end to end.
-        causal: (M, M) additive causal mask, M the most keys of a sequence, in the model's dtype. The mask of L queries
-            at the end of N keys is its block [N-L:N, :N].
+        by_token, token_ends: (K,) the keys' numbers in the order of their packed positions, and (T+1,) where each
+            position's begin among them: what leads gradients of keys back to their tokens.
+        offsets: (S+1,) int32 each, where the sequences' queries and keys begin, for one call of torch's variable-length
+            attention; None where it cannot be used (on the CPU, in single precision).
+        causal: (M, M) additive causal mask, M the most keys of a sequence, in the model's dtype, for a call a sequence.
+            The mask of L queries at the end of N keys is its block [N-L:N, :N]. None where `offsets` are not.
     """
 
     query_lengths: list[int]
     key_lengths: list[int]
     kv_index: torch.Tensor
-    causal: torch.Tensor
+    by_token: torch.Tensor
+    token_ends: torch.Tensor
+    offsets: tuple[torch.Tensor, torch.Tensor] | None
+    causal: torch.Tensor | None
 
     @classmethod
     def of(cls, batch: PackedBatch, dtype: torch.dtype) -> PackedAttention:
-        """Read it from the batch; one copy of the offsets to the host."""
-        queries, keys = torch.stack([batch.cu_q, batch.cu_k]).cpu().diff().tolist()
-        most = max(keys, default=0)
-        causal = torch.full((most, most), float("-inf"), dtype=dtype, device=batch.kv_index.device).triu_(1)
-        return cls(query_lengths=queries, key_lengths=keys, kv_index=batch.kv_index, causal=causal)
+        """Read it from the batch, on the device of its tokens."""
+        device = batch.input_ids.device
+        queries, keys = batch.cu_q.diff().tolist(), batch.cu_k.diff().tolist()
+        uses = torch.bincount(batch.kv_index, minlength=len(batch.input_ids))
+        offsets = causal = None
+        if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
+            offsets = batch.cu_q.to(device, non_blocking=True), batch.cu_k.to(device, non_blocking=True)
+        else:
+            most = max(keys, default=0)
+            causal = torch.full((most, most), float("-inf"), dtype=dtype, device=device).triu_(1)
+        return cls(
+            query_lengths=queries,
+            key_lengths=keys,
+            kv_index=batch.kv_index.to(device, non_blocking=True),
+            by_token=batch.kv_index.argsort(stable=True).to(device, non_blocking=True),
+            token_ends=F.pad(uses.cumsum(0), (1, 0)).to(device, non_blocking=True),
+            offsets=offsets,
+            causal=causal,
+        )
+
+    def gather(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(K, G, E) keys or values of all sequences from those of the packed tokens, (T, G, E)."""
+        gathered: torch.Tensor = _Gather.apply(tokens, self.kv_index, self.by_token, self.token_ends)
+        return gathered
+
+
+class _Gather(torch.autograd.Function):
+    """`index_select` whose gradients are added up in float32 and in one order: two runs are equal, on a GPU too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: torch.Tensor, index: torch.Tensor, by_token: torch.Tensor, token_ends: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(by_token, token_ends)
+        return tokens.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        by_token, token_ends = ctx.saved_tensors
+        wide = gradient.index_select(0, by_token).to(torch.promote_types(gradient.dtype, torch.float32))
+        sums = torch.segment_reduce(wide.flatten(1), "sum", offsets=token_ends, unsafe=True, initial=0)
+        return sums.view(-1, *gradient.shape[1:]).to(gradient.dtype), None, None, None
 
 
 def shared_prefix_attention(
@@ -84,9 +134,31 @@ def shared_prefix_attention(
             why="reference log-probabilities are computed once, without dropout, and over the whole prompt",
             do="set the model's dropout to 0, or take a model with full attention",
         )
-    queries = query.split(packed.query_lengths, dim=2)
-    keys = key.index_select(2, packed.kv_index).split(packed.key_lengths, dim=2)
-    values = value.index_select(2, packed.kv_index).split(packed.key_lengths, dim=2)
+    by_token = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
+    attend = _each_sequence if packed.offsets is None else _all_at_once
+    return attend(packed, by_token[0], packed.gather(by_token[1]), packed.gather(by_token[2]), scaling)[None], None
+
+
+def _all_at_once(
+    packed: PackedAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """(T, H, E) in one call of FlashAttention, which aligns a causal mask at the end of queries and keys."""
+    assert packed.offsets is not None
+    longest = max(packed.query_lengths), max(packed.key_lengths)
+    found: torch.Tensor = varlen_attn(
+        query, key, value, *packed.offsets, *longest, scale=scaling, window_size=(-1, 0), **_GROUPED
+    )
+    return found
+
+
+def _each_sequence(
+    packed: PackedAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """(T, H, E) by one call a sequence, exact in every precision."""
+    assert packed.causal is not None
+    queries = query.transpose(0, 1)[None].split(packed.query_lengths, dim=2)
+    keys = key.transpose(0, 1)[None].split(packed.key_lengths, dim=2)
+    values = value.transpose(0, 1)[None].split(packed.key_lengths, dim=2)
     outputs = []
     for q, k, v in zip(queries, keys, values, strict=True):
         length, visible = q.shape[2], k.shape[2]
@@ -97,7 +169,7 @@ def shared_prefix_attention(
                 q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
             )
         )
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(outputs, dim=2)[0].transpose(0, 1).contiguous()
 
 
 def _decode(

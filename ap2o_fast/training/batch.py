@@ -41,5 +41,12 @@ class PackedBatch:
     weights: torch.Tensor
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """The same batch on another device; copies are asynchronous from pinned memory."""
-        return PackedBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        """The same batch with its values on another device. What describes their layout, `LAYOUT`, stays on the host,
+        where it is read: asking a GPU for it would wait for all that the GPU has to do."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in moved.keys() - LAYOUT:
+            moved[name] = moved[name].to(device, non_blocking=True)
+        return PackedBatch(**moved)
+
+
+LAYOUT = {"cu_q", "cu_k", "kv_index", "cu_rows", "pairs"}

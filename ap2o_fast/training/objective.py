@@ -66,7 +66,7 @@ def pair_metrics(output: DpoOutput, batch: PackedBatch, *, beta: float, normaliz
     """Sums over the batch's pairs, divided by `normalizer`, under TRL's names; each a 0-d tensor without gradient."""
     logps = output.logps
     rewards = beta * (logps - batch.ref_logps)
-    chosen, rejected = batch.pairs.unbind(1)
+    chosen, rejected = batch.pairs.to(logps.device, non_blocking=True).unbind(1)
     margins = rewards[chosen] - rewards[rejected]
     sums = {
         "rewards/chosen": rewards[chosen].sum(),

@@ -64,17 +64,19 @@ class Trainer:
             for host_batch in batches:
                 for name, share in self._accumulate(host_batch.to(device), len(pairs)).items():
                     sums[name] = sums[name] + share if name in sums else share
-            grad_norm = float(self.optimizer.clip_gradients())
-            if not math.isfinite(grad_norm):
-                raise self._not_finite("gradient norm", grad_norm)
+            sums["grad_norm"] = self.optimizer.clip_gradients()
+            # The one place of a step where the host waits for the device.
+            found = dict(zip(sums, torch.stack([value.double() for value in sums.values()]).tolist(), strict=True))
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(found[name]):
+                    raise self._not_finite(name.replace("grad_", "gradient "), found[name])
         except BaseException:
             self.optimizer.zero_grad()
             raise
         learning_rate = self.optimizer.learning_rate
         self.optimizer.step()
         self.step += 1
-        return {name: float(value) for name, value in sums.items()} | {
-            "grad_norm": grad_norm,
+        return found | {
             "learning_rate": learning_rate,
             "pairs": len(pairs),
             "tokens": sum(len(batch.input_ids) for batch in batches),
@@ -89,9 +91,6 @@ class Trainer:
         output, metrics = dpo_step_loss(
             self.model, batch, settings=self.loss, normalizer=pairs, chunk_rows=self.train.chunk_rows or None
         )
-        loss = float(output.loss.detach())
-        if not math.isfinite(loss):
-            raise self._not_finite("loss", loss)
         if self.step == 0:
             self._check_reference(output.logps, batch)
         output.loss.backward()

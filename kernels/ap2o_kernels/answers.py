@@ -46,7 +46,9 @@ def split_groups(cu_rows: list[int], pairs: torch.Tensor, limit: int) -> list[Gr
 
 def sum_rows(row_logps: torch.Tensor, cu_rows: torch.Tensor) -> torch.Tensor:
     """(A,) sums over each answer's rows, in the dtype of `row_logps` (R,); added up in float64, in one order always."""
-    sums = torch.segment_reduce(row_logps.double(), "sum", offsets=cu_rows.to(row_logps.device), unsafe=True)
+    sums = torch.segment_reduce(
+        row_logps.double(), "sum", offsets=cu_rows.to(row_logps.device, non_blocking=True), unsafe=True
+    )
     return sums.to(row_logps.dtype)
 
 
