@@ -9,6 +9,7 @@ is named, and a second run with the same --out goes on there. The JSON belongs i
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import statistics
 import sys
@@ -28,6 +29,7 @@ from benchmarks.heads import HEADS, MODELS, make_case  # noqa: E402
 PEAK = {"H100": 798e12, "H200": 798e12}
 """Dense bfloat16 operations a second, as measured on these cards by square products."""
 BOUND_ROWS = 2048
+CASE_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def kernels(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     arguments.out.mkdir(parents=True, exist_ok=True)
     report = arguments.out / "kernels.json"
-    found: dict[str, Any] = {"environment": measure.environment("cuda"), "bounds": {}, "rows": [], "left_out": []}
+    found: dict[str, Any] = {"environment": measure.environment("cuda"), "bounds": {}}
+    found |= {"rows": [], "begun": [], "left_out": []}
     if report.exists():
         before = json.loads(report.read_text())
         if before["environment"] != found["environment"]:
@@ -171,10 +174,18 @@ def kernels(arguments: argparse.Namespace) -> int:
     for planned in wanted:
         if (planned.model, planned.rows, planned.mode) in done:
             continue
-        if time.monotonic() - began > arguments.seconds:
-            found["left_out"].append(f"{planned.model} R {planned.rows} {planned.mode}")
+        name = f"{planned.model} R {planned.rows} {planned.mode}"
+        if name in found["begun"]:
+            found["left_out"].append(f"{name} (did not end in a run before)")
             continue
+        if time.monotonic() - began > arguments.seconds:
+            found["left_out"].append(name)
+            continue
+        found["begun"].append(name)
+        report.write_text(json.dumps(found, indent=1))
+        faulthandler.dump_traceback_later(CASE_SECONDS, exit=True)  # a peer that hangs must not take the rest along
         found["rows"] += run(planned, found["bounds"])
+        faulthandler.cancel_dump_traceback_later()
         report.write_text(json.dumps(found, indent=1))
         print(f"{time.monotonic() - began:5.0f} s  {planned}", file=sys.stderr, flush=True)
     report.write_text(json.dumps(found, indent=1))

@@ -65,7 +65,8 @@ def dpo(
     # All that the device needs to know goes there before the loop, in which the host waits for nothing.
     order = torch.cat([group.pairs for group in groups]) if groups else host_pairs[:0, 0]
     device_pairs = host_pairs[order].to(hidden.device, non_blocking=True)
-    weights = None if pair_weights is None else pair_weights[order.to(pair_weights.device)].to(sweep.dtype)
+    device_order = order.to(hidden.device, non_blocking=True)
+    weights = None if pair_weights is None else pair_weights[device_order].to(sweep.dtype)
     starts = cu_rows.to(hidden.device, non_blocking=True)
     lengths, done = starts.diff(), 0
     answer_of_row = torch.repeat_interleave(lengths, output_size=len(targets))

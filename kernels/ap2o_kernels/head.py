@@ -17,6 +17,8 @@ if HAS_TRITON:
     from ap2o_kernels import tiles, two_pass
 
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+NARROW = 1024
+"""Hidden size up to which making logits twice costs a GPU less time than writing and reading them."""
 _SLAB_ROWS = 1024
 
 
@@ -111,7 +113,8 @@ def linear_dpo(
         bias: (V,) or None.
         impl: one of `available_impls`. `chunked` keeps the logits of `chunk_rows` rows, 6RDV operations (4RDV with a
             frozen head); `triton` keeps none and makes them twice, 8RDV; `reference` keeps all. `auto` is `chunked`,
-            unless on a GPU its workspace is more than half of the free memory.
+            but `triton` on a GPU in half precision for D <= 1024, where it is faster as well, and wherever the
+            workspace of `chunked` is more than half of the free memory.
         chunk_rows: rows of the workspace: `chunked` holds the float32 logits of as many (default 1024, but 4096 on a
             GPU where chunks are added up, see `chunked.keeps_gradients`; pairs that reach over more rows are computed
             in two sweeps), the backward of `triton` as many rows' worth of gradients in the operands' dtype (default
@@ -134,7 +137,7 @@ def linear_dpo(
     grad = torch.is_grad_enabled()
     needed = [grad and tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)]
     if impl == "auto":
-        impl = "chunked" if _fits(hidden, weight, asked_rows, trains=needed[1]) else "triton"
+        impl = "chunked" if _suits_chunks(hidden, weight, asked_rows, trains=needed[1]) else "triton"
     _check_impl(impl, hidden)
     if impl == "reference":
         return reference.linear_dpo(
@@ -199,11 +202,16 @@ def _gathered(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor(grad_placements=[Partial()] * tensor.device_mesh.ndim)
 
 
-def _fits(hidden: torch.Tensor, weight: torch.Tensor, chunk_rows: int | None, *, trains: bool) -> bool:
-    """Whether `chunked` needs at most half of the memory that is free now. Not asked while a graph is traced."""
-    if torch.compiler.is_compiling() or not hidden.is_cuda or hidden.dtype not in TRITON_DTYPES:
+def _suits_chunks(hidden: torch.Tensor, weight: torch.Tensor, chunk_rows: int | None, *, trains: bool) -> bool:
+    """Whether `chunked` is the better way: the only one, or for a wide model whose chunks fit.
+
+    It must need at most half of the memory that is free now, which is not asked while a graph is traced.
+    """
+    if not hidden.is_cuda or hidden.dtype not in TRITON_DTYPES or "triton" not in available_impls(hidden.device):
         return True
-    if "triton" not in available_impls(hidden.device):
+    if hidden.element_size() == 2 and hidden.shape[1] <= NARROW:
+        return False
+    if torch.compiler.is_compiling():
         return True
     free, _ = torch.cuda.mem_get_info(hidden.device)
     unused = torch.cuda.memory_reserved(hidden.device) - torch.cuda.memory_allocated(hidden.device)

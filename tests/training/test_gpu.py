@@ -70,5 +70,5 @@ def test_a_step_in_bfloat16_waits_for_the_gpu_once() -> None:
             trainer.train_step(plan, book, references)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waits = [f"{one.filename}:{one.lineno}" for one in seen if "synchroniz" in str(one.message)]
+    waits = [f"{one.filename}:{one.lineno}" for one in seen if "called a synchronizing" in str(one.message)]
     assert len(waits) == 1, waits
