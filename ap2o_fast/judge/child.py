@@ -7,7 +7,6 @@ it says for a value or a failure, never for a success.
 from __future__ import annotations
 
 import os
-import random
 import socket
 from typing import Any
 
@@ -24,7 +23,6 @@ def run_answer(end: socket.socket) -> None:
     try:
         channel.send(["jailed"])
         task = channel.receive()
-        random.seed(0)  # the same answer gets the same verdict
         function = _load(channel, ANALYSERS[task["language"]], task)
         while function is not None:
             _answer_call(channel, ANALYSERS[task["language"]], function)

@@ -20,10 +20,15 @@ class BadFrame(Exception):
 
 
 class Channel:
-    """One end of a stream socket that carries frames. Closing it is the caller's part."""
+    """One end of a stream socket that carries frames. Closing it is the caller's part.
+
+    Attributes:
+        size: bytes of the frame that was received last.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
+        self.size = 0
 
     def fileno(self) -> int:
         """For poll."""
@@ -46,6 +51,7 @@ class Channel:
         """Receive one frame. Raises `Closed`, `BadFrame` (no JSON, or larger than `limit` bytes), `TimeoutError`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         size = int.from_bytes(self._exactly(4, deadline), "big")
+        self.size = size
         if size > limit:
             raise BadFrame(f"a frame of {size} bytes")
         try:

@@ -182,7 +182,7 @@ with Judge(JudgeSettings(workers=2, cpu_seconds=60, min_level=0)) as judge:
     with subprocess.Popen([sys.executable, "-c", script, how], env=environment, stdout=subprocess.PIPE) as trainer:
         assert trainer.stdout is not None and trainer.stdout.readline() == b"open\n"
         if how != "end":
-            # Two supervisors, each with fork server, examiner, monitor and the sleeping answer.
+            # Two supervisors, each with fork server, examiner, the sleeping answer and the jail for the next.
             assert until(lambda: len(descendants(trainer.pid)) >= 10), descendants(trainer.pid)
             below = descendants(trainer.pid)
             trainer.send_signal(signal.SIGKILL if how == "SIGKILL" else signal.SIGINT)
