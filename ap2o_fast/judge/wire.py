@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_FRAME = 64 << 20
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+_from_json = json.JSONDecoder().decode
 
 
 class Closed(Exception):
@@ -36,7 +38,7 @@ class Channel:
 
     def send(self, message: Any, *, timeout: float | None = None) -> None:
         """Send one frame. Raises `Closed`, `BadFrame` (too large), `TimeoutError`."""
-        body = json.dumps(message, separators=(",", ":")).encode("ascii")
+        body = _to_json(message).encode("ascii")
         if len(body) > MAX_FRAME:
             raise BadFrame(f"a frame of {len(body)} bytes")
         self.socket.settimeout(timeout)
@@ -55,7 +57,7 @@ class Channel:
         if size > limit:
             raise BadFrame(f"a frame of {size} bytes")
         try:
-            return json.loads(self._exactly(size, deadline))
+            return _from_json(str(self._exactly(size, deadline), "utf-8"))
         except (ValueError, RecursionError) as error:
             raise BadFrame(str(error)) from None
 

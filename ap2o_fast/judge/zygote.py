@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ap2o_fast.judge import jail, kernel, leftovers
-from ap2o_fast.judge.child import run_answer
+from ap2o_fast.judge.child import rehearse, run_answer
 from ap2o_fast.judge.watch import Watch
 from ap2o_fast.judge.wire import Channel, Closed, adopt
 
@@ -54,6 +54,7 @@ def serve(end: socket.socket, features: jail.Features) -> None:
         jail.enter_namespaces()
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     server = _Server(channel, features)
+    rehearse()
     gc.collect()
     gc.freeze()
     channel.send(["ready"])
