@@ -40,7 +40,7 @@ def run_answer(end: socket.socket) -> None:
 
 
 def rehearse() -> None:
-    """Take and serve answers of our own, so that no later process has to load, specialise and allocate what that needs."""
+    """Take and serve answers of our own: what that loads, specialises and allocates, every later process has."""
     ours, theirs = pair()
     with ours, theirs:
         examiner, channel = Channel(ours), Channel(theirs)

@@ -27,6 +27,7 @@ class Examiners:
         self._known: collections.OrderedDict[str, tuple[Examiner, int]] = collections.OrderedDict()
         self._bytes = 0
         self._alive: collections.OrderedDict[str, Helper] = collections.OrderedDict()
+        self._ending: list[Helper] = []
 
     def learn(self, key: str, problem: dict[str, Any], size: int) -> None:
         """Compile a problem of `size` bytes; forget those that were wanted least lately."""
@@ -45,7 +46,7 @@ class Examiners:
         self._known.move_to_end(key)
         if key not in self._alive:
             if len(self._alive) == _ALIVE:
-                self._alive.popitem(last=False)[1].end()
+                self.end(next(iter(self._alive)))
             examiner = self._known[key][0]
             self._alive[key] = Helper(lambda end: _serve(end, examiner, self._walls), self._walls.descriptors)
         self._alive.move_to_end(key)
@@ -54,12 +55,18 @@ class Examiners:
     def end(self, key: str) -> None:
         """End the examiner of a problem, if it runs; it starts anew when it is wanted."""
         if key in self._alive:
-            self._alive.pop(key).end()
+            self._alive[key].kill()
+            # Nobody waits for its end: it takes as long as a short answer.
+            self._ending.append(self._alive.pop(key))
+        self._ending = [helper for helper in self._ending if not helper.reap(wait=False)]
 
     def close(self) -> None:
         """End them all."""
         for key in list(self._alive):
             self.end(key)
+        for helper in self._ending:
+            helper.reap(wait=True)
+        self._ending = []
 
 
 def _serve(end: socket.socket, examiner: Examiner, walls: jail.Walls) -> None:

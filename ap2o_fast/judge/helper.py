@@ -43,9 +43,17 @@ class Helper:
         theirs.close()
         self.channel = Channel(ours)
 
-    def end(self) -> None:
-        """Kill and reap."""
+    def kill(self) -> None:
+        """End it; `reap` is still to be called."""
         self.channel.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process, signal.SIGKILL)
-        os.waitpid(self.process, 0)
+
+    def reap(self, *, wait: bool) -> bool:
+        """True once it is gone. To be called no more after that."""
+        return os.waitpid(self.process, 0 if wait else os.WNOHANG)[0] != 0
+
+    def end(self) -> None:
+        """Kill and reap."""
+        self.kill()
+        self.reap(wait=True)

@@ -121,8 +121,8 @@ class _Supervisor:
                 jail.close()
             jail = _Jail(self._forks.channel, request["limits"])
         try:
-            jail.order(watch.BEGIN)
             examiner = self._examiners.get(request["key"])
+            jail.order(watch.BEGIN)  # before the task: an end after it is the answer's, one before it is ours
             task = {"code": request["code"], "mode": request["mode"]}
             with contextlib.suppress(Closed, TimeoutError):
                 examiner.give([jail.examiner.fileno()], task, timeout=_GRACE_SECONDS)

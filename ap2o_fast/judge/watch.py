@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import select
 import signal
 import time
 from typing import Any
@@ -85,7 +86,15 @@ class Watch:
         self.due = now + max(min(cpu_left, wall_left), _SHORTEST_NAP)
 
     def finish(self) -> dict[str, Any]:
-        """Kill it if it lives; return how it ended and what it used. The watch is over; `control` stays open."""
+        """Kill it if it lives; return how it ended and what it used. The watch is over; `control` stays open.
+
+        A process that ended before its answer began gives ``failed`` instead.
+        """
+        if self._start == math.inf and not self._killed:
+            # Both may have come at once.
+            begun = bool(select.select([self.control], [], [], 0)[0]) and os.read(self.control.fileno(), 1) == BEGIN
+        else:
+            begun = True
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process, signal.SIGKILL)
         _, status, usage = os.wait4(self.process, 0)
@@ -94,6 +103,8 @@ class Watch:
                 self._printed += count
         os.close(self._handle)
         os.close(self._output)
+        if not begun:
+            return {"failed": f"a jail ended while it waited for its answer (status {status})"}
         return {
             "killed": self._killed,
             "status": status,
