@@ -83,12 +83,13 @@ class _Server:
         self._requests = requests
         self._features = features
         self._null = os.open("/dev/null", os.O_RDONLY)
-        self._watches: dict[int, Watch] = {}
+        self._watches: set[Watch] = set()
+        self._owners: dict[int, Watch] = {}  # of the descriptors that are polled
         self._poll = select.poll()
         self._poll.register(requests.fileno(), select.POLLIN)
         # With namespaces an answer's folder and processes end with it, and one pair of walls serves all.
         self._walls: jail.Walls | None = None
-        self._folders: dict[int, str] = {}
+        self._folders: dict[int, str] = {}  # without namespaces: of each process
         if not features.namespaces:
             self._walls = jail.Walls(features)
         else:
@@ -97,7 +98,7 @@ class _Server:
     def run(self) -> None:
         """Serve until the supervisor is gone. Never returns."""
         while True:
-            due = min((watch.due for watch in self._watches.values()), default=math.inf)
+            due = min((watch.due for watch in self._watches), default=math.inf)
             nap = None if due == math.inf else max(0.0, due - time.monotonic()) * 1000
             for descriptor, _ in self._poll.poll(nap):
                 if descriptor == self._requests.fileno():
@@ -106,10 +107,9 @@ class _Server:
                     except (Closed, TimeoutError):
                         os._exit(0)
                     self._open(answer, Channel(adopt(control)), limits)
-                elif not self._watches[descriptor].react(descriptor):
-                    self._poll.unregister(descriptor)
-                    del self._watches[descriptor]
-            for watch in set(self._watches.values()):
+                elif not self._owners[descriptor].react(descriptor):
+                    self._forget(descriptor)
+            for watch in list(self._watches):
                 watch.check()
                 if watch.ended:
                     self._close(watch)
@@ -127,8 +127,9 @@ class _Server:
         finally:
             os.close(writer)
             os.close(answer)
+        self._watches.add(watch)
         for descriptor in watch.descriptors:
-            self._watches[descriptor] = watch
+            self._owners[descriptor] = watch
             self._poll.register(descriptor, select.POLLIN)
 
     def _fork(self, kept: Sequence[int], limits: dict[str, Any]) -> int:
@@ -148,14 +149,19 @@ class _Server:
 
     def _close(self, watch: Watch) -> None:
         """End the process and all that it left; report."""
-        for descriptor in [descriptor for descriptor, owner in self._watches.items() if owner is watch]:
-            self._poll.unregister(descriptor)
-            del self._watches[descriptor]
+        self._watches.remove(watch)
+        for descriptor in watch.descriptors:
+            if descriptor in self._owners:
+                self._forget(descriptor)
         run = watch.finish()
         if watch.process in self._folders:
-            leftovers.kill_orphans({other.process for other in self._watches.values()})
+            leftovers.kill_orphans({other.process for other in self._watches})
             leftovers.remove(self._folders.pop(watch.process))
         _report(watch.control, run)
+
+    def _forget(self, descriptor: int) -> None:
+        self._poll.unregister(descriptor)
+        del self._owners[descriptor]
 
 
 def _report(control: Channel, run: dict[str, Any]) -> None:
