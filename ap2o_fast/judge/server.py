@@ -115,32 +115,32 @@ class _Supervisor:
             self._trainer.send(self._judge(request) if known else {"unknown": True}, timeout=60)
 
     def _judge(self, request: dict[str, Any]) -> dict[str, Any]:
-        jail, self._next = self._next, None
-        if jail is None or jail.limits != request["limits"]:
-            if jail is not None:
-                jail.close()
-            jail = _Jail(self._forks.channel, request["limits"])
+        cell, self._next = self._next, None
+        if cell is None or cell.limits != request["limits"]:
+            if cell is not None:
+                cell.close()
+            cell = _Jail(self._forks.channel, request["limits"])
         try:
             examiner = self._examiners.get(request["key"])
-            jail.order(watch.BEGIN)  # before the task: an end after it is the answer's, one before it is ours
+            cell.order(watch.BEGIN)  # before the task: an end after it is the answer's, one before it is ours
             task = {"code": request["code"], "mode": request["mode"]}
             with contextlib.suppress(Closed, TimeoutError):
-                examiner.give([jail.examiner.fileno()], task, timeout=_GRACE_SECONDS)
-            jail.examiner.close()
+                examiner.give([cell.examiner.fileno()], task, timeout=_GRACE_SECONDS)
+            cell.examiner.close()
             # The next answer's jail is built while this one runs.
             self._next = _Jail(self._forks.channel, request["limits"])
-            return self._collect(request["key"], jail, request["limits"]["wall"] + _GRACE_SECONDS)
+            return self._collect(request["key"], cell, request["limits"]["wall"] + _GRACE_SECONDS)
         finally:
-            jail.close()
+            cell.close()
 
-    def _collect(self, key: str, jail: _Jail, seconds: float) -> dict[str, Any]:
+    def _collect(self, key: str, cell: _Jail, seconds: float) -> dict[str, Any]:
         """Wait for the examiner's finding and the fork server's report, or end what is late."""
         examiner = self._examiners.get(key)
         finding: dict[str, Any] | None = None
         run: dict[str, Any] | None = None
         deadline = time.monotonic() + seconds
         poll = select.poll()
-        for channel in (self._trainer, examiner, jail.control):
+        for channel in (self._trainer, examiner, cell.control):
             poll.register(channel.fileno(), select.POLLIN)
         while finding is None or run is None:
             left = deadline - time.monotonic()
@@ -150,20 +150,20 @@ class _Supervisor:
                 finding = {"outcome": "stuck"}
                 poll.unregister(examiner.fileno())
                 self._examiners.end(key)
-                jail.order(watch.KILL)
+                cell.order(watch.KILL)
                 deadline = time.monotonic() + _GRACE_SECONDS
                 continue
             for descriptor, _ in poll.poll(min(left, _IDLE_SECONDS) * 1000):
                 if descriptor == self._trainer.fileno():
                     raise Closed("the trainer is gone")  # it never speaks before it has its answer
                 poll.unregister(descriptor)
-                if descriptor == jail.control.fileno():
-                    run = _report(jail.control)
+                if descriptor == cell.control.fileno():
+                    run = _report(cell.control)
                 else:
                     finding = _report(examiner)
                     if "failed" in finding:
                         self._examiners.end(key)
-                    jail.order(watch.GONE if finding.get("outcome") == "gone" else watch.KILL)
+                    cell.order(watch.GONE if finding.get("outcome") == "gone" else watch.KILL)
             if os.getppid() != self._parent:
                 raise Closed("the trainer is gone")
         return {"finding": finding, "run": run}
