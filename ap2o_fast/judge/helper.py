@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import traceback
@@ -52,6 +53,14 @@ class Helper:
     def reap(self, *, wait: bool) -> bool:
         """True once it is gone. To be called no more after that."""
         return os.waitpid(self.process, 0 if wait else os.WNOHANG)[0] != 0
+
+    def leave(self, seconds: float) -> None:
+        """Close the channel and give it so long to end by itself; then as `end`."""
+        self.channel.close()
+        handle = os.pidfd_open(self.process)
+        select.select([handle], [], [], seconds)
+        os.close(handle)
+        self.end()
 
     def end(self) -> None:
         """Kill and reap."""

@@ -21,6 +21,7 @@ from ap2o_fast.judge.wire import Channel, Closed, adopt, pair
 
 _GRACE_SECONDS = 10.0
 _IDLE_SECONDS = 1.0
+_LEAVING_SECONDS = 2.0
 
 
 def main() -> NoReturn:
@@ -171,7 +172,7 @@ class _Supervisor:
     def end(self) -> None:
         """End the processes below; what they forked ends with them."""
         self._examiners.close()
-        self._forks.end()
+        self._forks.leave(_LEAVING_SECONDS)  # it may have a folder to remove
 
 
 def _report(channel: Channel) -> dict[str, Any]:

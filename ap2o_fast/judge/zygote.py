@@ -105,6 +105,8 @@ class _Server:
                     try:
                         (answer, control), limits = self._requests.take(2, timeout=10)
                     except (Closed, TimeoutError):
+                        for watch in list(self._watches):
+                            self._close(watch)
                         os._exit(0)
                     self._open(answer, Channel(adopt(control)), limits)
                 elif not self._owners[descriptor].react(descriptor):

@@ -252,6 +252,18 @@ def test_close_ends_everything_and_may_be_repeated() -> None:
         judge.judge(DOUBLE, "")
 
 
+def test_without_namespaces_no_folder_is_left() -> None:
+    def folders() -> set[Path]:
+        places = {Path(os.readlink(f"/proc/{process}/cwd")) for process in alive(descendants(os.getpid()))}
+        return {place for place in places if place.name.startswith("ap2o-judge-")}
+
+    with Judge(JudgeSettings(workers=1), without=["namespaces"]) as judge:
+        assert judge.judge(DOUBLE, "def f(x):\n    open('a', 'w').write('b')\n    return 2 * x").passed
+        assert until(lambda: len(folders()) == 1)
+        (folder,) = folders()  # of the jail that waits
+    assert not folder.exists()
+
+
 def test_the_judges_processes_never_load_the_heavy_libraries() -> None:
     heavy = ("torch", "numpy", "transformers", "pydantic")
     code = f"import sys, ap2o_fast.judge.server\nprint([m for m in {heavy} if m in sys.modules])"
