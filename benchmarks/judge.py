@@ -1,11 +1,16 @@
-"""Judging speed: programs a second and core, ours beside EvalPlus's check and one in the style of AP2O's code.
+"""Judging speed: programs a second and CPU time a program, ours beside EvalPlus's check and one in AP2O's style.
 
     python benchmarks/judge.py --answers samples.jsonl.gz --humaneval HumanEval.jsonl.gz --plus HumanEvalPlus.jsonl.gz
-        [--count 2000] [--block 100] [--out FILE.json]
+        [--count 2000] [--block 100] [--cores 0] [--out FILE.json]
 
 The same recorded answers for all, on HumanEval's base tests, one program at a time. Each judge lives in a process of
 its own, and they take blocks of answers in turn, so that a slow moment of the machine meets all alike. The answers are
-`prompt` with `samples`, function bodies to append to it; so many of each problem that `--count` is reached.
+`prompt` with `samples`, function bodies to append to it; so many of each problem that `--count` is reached. All are
+judged twice: mixed, each answer to another problem than the one before, and grouped by problem, as an exam does.
+
+Printed are programs a second of wall time, CPU milliseconds a program (the judge's process and all below it), and how
+many times a block takes longer than with ours: the 20th, 50th and 80th percentile over the blocks. `--cores 1` has
+each judge and all its processes on one core.
 
 EvalPlus is `evalplus.eval.untrusted_check` (0.3.1). The third runs an answer as AP2O's published code does: a process
 and a manager for each, and a passing answer again and again, here the 10 times that are its least. Both only take
@@ -20,6 +25,7 @@ import gzip
 import io
 import json
 import multiprocessing
+import os
 import re
 import statistics
 import sys
@@ -42,6 +48,20 @@ IMPORTS = re.compile(r"^\s*(import|from)\s+(torch|tensorflow)\b", re.M)
 def read(path: Path) -> list[dict[str, Any]]:
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     return [json.loads(line) for line in raw.splitlines()]
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process, of all that live below it, and of all that have ended there."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    parents, spent = {}, {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+            parents[int(entry)], spent[int(entry)] = int(fields[1]), sum(map(int, fields[11:15])) / ticks
+    below = {os.getpid()}
+    while more := {child for child, parent in parents.items() if parent in below} - below:
+        below |= more
+    return sum(spent[process] for process in below)
 
 
 def read_answers(samples: Path, problems: dict[str, dict[str, Any]], count: int) -> list[Answer]:
@@ -142,16 +162,19 @@ def upstream(problems: dict[str, dict[str, Any]], _: Path, __: contextlib.ExitSt
 JUDGES = {"ours": ours, "EvalPlus": evalplus, "in upstream's style": upstream}
 
 
-def serve(name: str, problems: dict[str, dict[str, Any]], plus: Path, pipe: Connection) -> None:
-    """A judge's own process: blocks of answers in, seconds and verdicts out."""
+def serve(name: str, problems: dict[str, dict[str, Any]], plus: Path, cores: int, pipe: Connection) -> None:
+    """A judge's own process: blocks of answers in; wall seconds, CPU seconds and verdicts out."""
+    if cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     multiprocessing.set_start_method("fork", force=True)  # a spawned process would hand spawning on to EvalPlus
     with contextlib.ExitStack() as stack:
         check = JUDGES[name](problems, plus, stack)
         pipe.send("ready")
         while (block := pipe.recv()) is not None:
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), cpu_seconds()
             verdicts = [check(answer) for answer in block]
-            pipe.send((time.perf_counter() - start, verdicts))
+            seconds = time.perf_counter() - start
+            pipe.send((seconds, cpu_seconds() - spent, verdicts))
 
 
 def main() -> int:
@@ -161,45 +184,89 @@ def main() -> int:
     parser.add_argument("--plus", type=Path, required=True)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--block", type=int, default=100)
+    parser.add_argument("--cores", type=int, default=0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     problems = {row["task_id"]: row for row in read(arguments.humaneval)}
-    answers = read_answers(arguments.answers, problems, arguments.count)
+    mixed = read_answers(arguments.answers, problems, arguments.count)
     spawn = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     for name in JUDGES:
         pipes[name], theirs = spawn.Pipe()
-        spawn.Process(target=serve, args=(name, problems, arguments.plus, theirs)).start()
+        spawn.Process(target=serve, args=(name, problems, arguments.plus, arguments.cores, theirs)).start()
         assert pipes[name].recv() == "ready"
-    seconds: dict[str, list[float]] = {name: [] for name in JUDGES}
-    verdicts: dict[str, list[str]] = {name: [] for name in JUDGES}
-    for start in range(0, len(answers), arguments.block):
-        block = answers[start : start + arguments.block]
-        for name, pipe in pipes.items():
-            pipe.send(block)
-            taken, found = pipe.recv()
-            seconds[name].append(taken / len(block))
-            verdicts[name] += found
-        done = start + len(block)
-        rates = ", ".join(f"{name} {1 / statistics.mean(seconds[name]):.1f}/s" for name in JUDGES)
-        print(f"{done}/{len(answers)}: {rates}", file=sys.stderr, flush=True)
+    rows = []
+    for order, answers in {"mixed": mixed, "grouped": sorted(mixed, key=lambda answer: answer[0])}.items():
+        blocks = [answers[start : start + arguments.block] for start in range(0, len(answers), arguments.block)]
+        rows += measure(order, blocks, pipes)
     for pipe in pipes.values():
         pipe.send(None)
-    base = [verdict == "Passed" for verdict in verdicts["EvalPlus"]]
+    if arguments.out:
+        facts = {"count": len(mixed), "block": arguments.block, "cores": arguments.cores or os.cpu_count()}
+        arguments.out.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+    return 0
+
+
+def measure(order: str, blocks: list[list[Answer]], pipes: dict[str, Connection]) -> list[dict[str, Any]]:
+    """Have every judge judge every block, in turn; print and return a row for each."""
+    wall: dict[str, list[float]] = {name: [] for name in JUDGES}
+    cpu: dict[str, list[float]] = {name: [] for name in JUDGES}
+    verdicts: dict[str, list[str]] = {name: [] for name in JUDGES}
+    for number, block in enumerate(blocks):
+        for name, pipe in pipes.items():
+            pipe.send(block)
+            seconds, spent, found = pipe.recv()
+            wall[name].append(seconds / len(block))
+            cpu[name].append(spent / len(block))
+            verdicts[name] += found
+        rates = ", ".join(f"{name} {1 / statistics.median(wall[name]):.1f}/s" for name in JUDGES)
+        print(f"{order}, block {number + 1} of {len(blocks)}: {rates}", file=sys.stderr, flush=True)
+    answers = [answer for block in blocks for answer in block]
     rows = []
     for name in JUDGES:
-        passed = [verdict == "Passed" for verdict in verdicts[name]]
-        rate = 1 / statistics.mean(seconds[name])
-        differ = [n for n, (mine, theirs) in enumerate(zip(passed, base, strict=True)) if mine != theirs]
-        rows.append({"judge": name, "programs_per_second": rate, "passed": sum(passed), "differ": differ})
-        ratio = statistics.mean(seconds[name]) / statistics.mean(seconds["ours"])
-        note = f"{sum(passed)} passed, {len(differ)} not as EvalPlus"
-        print(f"{name:20} {rate:6.1f} programs/s  ours is {ratio:4.1f} x  {note}")
-    for n in rows[0]["differ"]:
-        print(f"  answer {n} to {answers[n][0]}: ours {verdicts['ours'][n]}, EvalPlus {verdicts['EvalPlus'][n]}")
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"count": len(answers), "rows": rows, "block_seconds": seconds}, indent=1))
-    return 0
+        different = [
+            n for n, pair in enumerate(zip(verdicts[name], verdicts["EvalPlus"], strict=True)) if differ(*pair)
+        ]
+        rows.append(
+            {
+                "order": order,
+                "judge": name,
+                "programs_per_second": 1 / statistics.mean(wall[name]),
+                "cpu_ms": 1000 * statistics.mean(cpu[name]),
+                "times_ours": quantiles(wall[name], wall["ours"]),
+                "times_ours_cpu": quantiles(cpu[name], cpu["ours"]),
+                "passed": verdicts[name].count("Passed"),
+                "not_as_evalplus": len(different),
+                "block_wall_ms": [round(1000 * seconds, 3) for seconds in wall[name]],
+                "block_cpu_ms": [round(1000 * seconds, 3) for seconds in cpu[name]],
+            }
+        )
+        print(
+            f"{order:8} {name:20} {rows[-1]['programs_per_second']:6.1f} programs/s, {rows[-1]['cpu_ms']:6.1f} ms CPU; "
+            f"times ours {show(rows[-1]['times_ours'])}, in CPU {show(rows[-1]['times_ours_cpu'])}; "
+            f"{rows[-1]['passed']} passed, {len(different)} not as EvalPlus"
+        )
+        if name == "ours":
+            for n in different:
+                print(f"  {answers[n][0]}: ours {verdicts[name][n]}, EvalPlus {verdicts['EvalPlus'][n]}")
+    return rows
+
+
+def differ(mine: str, theirs: str) -> bool:
+    return (mine == "Passed") != (theirs == "Passed")
+
+
+def quantiles(values: list[float], base: list[float]) -> list[float]:
+    """The 20th, 50th and 80th percentile of the ratios, block by block."""
+    ratios = [value / ours for value, ours in zip(values, base, strict=True)]
+    if len(ratios) == 1:
+        return ratios * 3
+    cuts = statistics.quantiles(ratios, n=10, method="inclusive")
+    return [round(cuts[n], 3) for n in (1, 4, 7)]
+
+
+def show(ratios: list[float]) -> str:
+    return " / ".join(f"{ratio:.2f}" for ratio in ratios)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 _MOUNT = Path("/sys/fs/cgroup")
 _PREFIX = "ap2o-judge-"
-# Room for the fork server and the monitors beside one answer.
+# Room for the fork server and the jail that waits beside one answer.
 _SPARE_MIB, _PROCESSES = 256, 16
 
 

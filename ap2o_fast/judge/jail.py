@@ -1,8 +1,8 @@
 """The jail: what stands between an answer and the machine, built from the primitives in `kernel` and `syscalls`.
 
-Three processes take part, each forked from the one before: the fork server enters namespaces once
-(`enter_namespaces`), a monitor makes fresh ones for each answer (`fresh_namespaces`), and the answer's process
-gives up everything it does not need (`confine`) before it sees a line of the answer.
+Two processes take part: the fork server enters namespaces once (`enter_namespaces`) and prepares the `Walls`; each
+answer's process begins in namespaces of its own (`fork`), makes its working folder (`fresh_folder`), and gives up
+everything it does not need (`confine`) before it sees a line of the answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from dataclasses import asdict, dataclass
 
 from ap2o_fast.judge import kernel, syscalls
 
-WORK_DIR = "/tmp"
+# An answer's working folder is a mount of its own in a folder that holds nothing else: a Landlock rule for the latter
+# covers every such mount, so one set of rules serves all answers. /tmp leads to it.
+_BOX = "/box"
+WORK_DIR = f"{_BOX}/tmp"
 _WORK_OPTIONS = "size=16m,nr_inodes=1024,mode=700"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _NOBODY = 65534
@@ -86,29 +89,58 @@ def enter_namespaces() -> None:
         os.close(process)
 
 
-def fresh_namespaces() -> None:
-    """For one answer: its own processes (from the next fork on), its own message queues, its own working folder."""
-    kernel.unshare(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
+def fork() -> int:
+    """Fork a process with its own processes, mounts and message queues."""
+    return kernel.fork(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
+
+
+def fresh_folder() -> None:
+    """Mount an empty working folder, for this process only."""
     kernel.mount("tmpfs", WORK_DIR, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _WORK_OPTIONS)
 
 
-def confine(
-    features: Features,
-    *,
-    work: str | None,
-    memory_mib: int,
-    cpu_seconds: int | None,
-    processes: bool = False,
-    filter_program: bytes = b"",
-) -> None:
-    """Give up, for ever, whatever the features allow to give up.
+class Walls:
+    """The two walls that can be built beforehand and serve many processes: file rules and the system-call filter.
 
     Args:
-        work: the folder that stays writable, if any.
+        work: the folder that stays writable; None in namespaces is the answer's own mount.
+        examiner: for the examiner, which writes nothing and takes descriptors from the supervisor.
+    """
+
+    def __init__(self, features: Features, *, work: str | None = None, examiner: bool = False) -> None:
+        rules = [(path, kernel.READ) for path in interpreter_paths()]
+        rules += [(path, kernel.READ_WRITE_FILE) for path in _DEVICES]
+        if not examiner:
+            rules.append((work or _BOX, kernel.WORK))
+        self._ruleset = None if features.landlock else kernel.landlock_ruleset(rules)
+        self._filter = None if features.seccomp else syscalls.Filter(syscalls.program(examiner=examiner))
+
+    def shut(self) -> None:
+        """Put this process behind them, for ever. Needs no_new_privs."""
+        if self._ruleset is not None:
+            kernel.landlock(self._ruleset)
+        if self._filter is not None:
+            self._filter.install()
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """What a process must hold until they are shut."""
+        return [] if self._ruleset is None else [self._ruleset]
+
+    def close(self) -> None:
+        """Let go of the file rules; whoever is behind them stays there."""
+        if self._ruleset is not None:
+            os.close(self._ruleset)
+            self._ruleset = None
+
+
+def confine(walls: Walls, *, memory_mib: int, cpu_seconds: int | None, processes: bool = False) -> None:
+    """Give up, for ever, whatever can be given up.
+
+    Args:
         memory_mib: address-space limit.
-        cpu_seconds: the kernel's CPU limit, a back-stop behind the monitor's.
+        cpu_seconds: the kernel's CPU limit, a back-stop behind the fork server's.
         processes: leave the process limit alone.
-        filter_program: the system-call filter, prepared by `syscalls.program`.
     """
     limits = [
         (resource.RLIMIT_CORE, 0),
@@ -128,14 +160,7 @@ def confine(
         resource.setrlimit(name, (value, value))
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     kernel.drop_capabilities()
-    if not features.landlock:
-        rules = [(path, kernel.READ) for path in interpreter_paths()]
-        rules += [(path, kernel.READ_WRITE_FILE) for path in _DEVICES]
-        if work is not None:
-            rules.append((work, kernel.WORK))
-        kernel.landlock(rules)
-    if not features.seccomp:
-        syscalls.install(filter_program)
+    walls.shut()
 
 
 @functools.cache
@@ -188,23 +213,25 @@ def _build_root() -> None:
         kernel.mount(f"/proc/self/fd/{descriptor}", target, "", kernel.MS_BIND | kernel.MS_REC)
         kernel.restrict_mount(target, devices=path in _DEVICES)
         os.close(descriptor)
-    os.makedirs("/tmp" + WORK_DIR, exist_ok=True)
+    os.makedirs("/tmp" + WORK_DIR)  # fails where something of the interpreter's lies there, as it should
+    if not os.path.exists("/tmp/tmp"):
+        os.symlink(WORK_DIR, "/tmp/tmp")
     kernel.pivot_root("/tmp")
     kernel.restrict_mount("/", recursive=False)
 
 
 def _probe_namespaces() -> str:
     enter_namespaces()
-    fresh_namespaces()
-    child = os.fork()
+    child = fork()
     if child == 0:
+        fresh_folder()
         os._exit(0 if os.getpid() == 1 and not os.path.exists("/proc") else 1)
     return "" if os.waitpid(child, 0)[1] == 0 else "a process in new namespaces still sees the old ones"
 
 
 def _probe_landlock() -> str:
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    kernel.landlock([("/usr", kernel.READ)])
+    kernel.landlock(kernel.landlock_ruleset([("/usr", kernel.READ)]))
     try:
         os.listdir("/")
     except PermissionError:

@@ -10,6 +10,7 @@ import ctypes
 import functools
 import os
 import platform
+import signal
 import struct
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER =
 
 _MACHINE = platform.machine()
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 _SYS_MOUNT_SETATTR, _SYS_CREATE_RULESET, _SYS_ADD_RULE, _SYS_RESTRICT_SELF = 442, 444, 445, 446
 _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 
@@ -36,10 +38,18 @@ READ_WRITE_FILE = _READ_FILE | _WRITE_FILE | _TRUNCATE
 WORK = READ_WRITE_FILE | _READ_DIR | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13
 _FILE_ONLY = READ_WRITE_FILE
 
+_CAPABILITIES_OF_SELF, _NO_CAPABILITIES = struct.pack("=Ii", 0x20080522, 0), bytes(24)
+
 
 @functools.cache
 def warm() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
+
+
+@functools.cache
+def _with_the_lock() -> ctypes.PyDLL:
+    """The same library and the interpreter's own functions, called without giving up the interpreter's lock."""
+    return ctypes.PyDLL(None, use_errno=True)
 
 
 def _check(result: int, what: str) -> int:
@@ -56,6 +66,25 @@ def _syscall(what: str, number: int, *arguments: object) -> int:
 def unshare(flags: int) -> None:
     """Move this process (and, for the pid namespace, its next child) into new namespaces."""
     _check(warm().unshare(ctypes.c_int(flags)), "unshare")
+
+
+def fork(namespaces: int) -> int:
+    """As `os.fork`, but the child begins in new namespaces. For processes with one thread.
+
+    One clone(2) instead of unshare(2) and fork(2): unshare gives a process's children one new pid namespace, once.
+    """
+    library = _with_the_lock()
+    library.PyOS_BeforeFork()
+    zero = ctypes.c_long(0)
+    process: int = library.syscall(_SYS_CLONE[_MACHINE], ctypes.c_long(namespaces | signal.SIGCHLD), *[zero] * 4)
+    if process == 0:
+        library.PyOS_AfterFork_Child()
+        return 0
+    number = ctypes.get_errno()
+    library.PyOS_AfterFork_Parent()
+    if process < 0:
+        raise OSError(number, f"clone: {os.strerror(number)}")
+    return process
 
 
 def prctl(option: int, value: int, argument: int = 0) -> None:
@@ -106,8 +135,7 @@ def pivot_root(new_root: str) -> None:
 
 def drop_capabilities() -> None:
     """Give up every capability; with no_new_privs none can be had again."""
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    _check(warm().capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    _check(warm().capset(ctypes.c_char_p(_CAPABILITIES_OF_SELF), ctypes.c_char_p(_NO_CAPABILITIES)), "capset")
 
 
 def landlock_abi() -> int:
@@ -115,11 +143,12 @@ def landlock_abi() -> int:
     return _syscall("Landlock", _SYS_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(1))
 
 
-def landlock(rules: Sequence[tuple[str, int]]) -> None:
-    """Deny this process, for ever, every file not under one of `rules` (path, rights), and every TCP port.
+def landlock_ruleset(rules: Sequence[tuple[str, int]]) -> int:
+    """A descriptor of rules (path, rights) for `landlock`: every file not under one of them is denied, every TCP port
+    and, where the ABI has them, signals to other processes and their abstract unix sockets.
 
-    Where the ABI has them, signals to other processes and their abstract unix sockets are denied too.
-    Needs no_new_privs. A path that does not exist is left out: it cannot be reached either way.
+    A path that does not exist is left out: it cannot be reached either way. A rule for a folder also covers what is
+    mounted on a folder in it.
     """
     abi = landlock_abi()
     handled = _FS_RIGHTS.get(abi, _FS_RIGHTS_LATEST)
@@ -134,22 +163,32 @@ def landlock(rules: Sequence[tuple[str, int]]) -> None:
     )
     try:
         for path, rights in rules:
-            try:
-                descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            except (FileNotFoundError, PermissionError):
-                continue
-            try:
-                allowed = rights & handled & (-1 if os.path.isdir(path) else _FILE_ONLY)
-                _syscall(
-                    f"landlock_add_rule {path}",
-                    _SYS_ADD_RULE,
-                    ctypes.c_int(ruleset),
-                    ctypes.c_int(1),
-                    ctypes.c_char_p(struct.pack("=Qi", allowed, descriptor)),
-                    ctypes.c_uint(0),
-                )
-            finally:
-                os.close(descriptor)
-        _syscall("landlock_restrict_self", _SYS_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))
-    finally:
+            _add_rule(ruleset, path, rights & handled)
+    except OSError:
         os.close(ruleset)
+        raise
+    return ruleset
+
+
+def _add_rule(ruleset: int, path: str, rights: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (FileNotFoundError, PermissionError):
+        return
+    try:
+        allowed = rights & (-1 if os.path.isdir(path) else _FILE_ONLY)
+        _syscall(
+            f"landlock_add_rule {path}",
+            _SYS_ADD_RULE,
+            ctypes.c_int(ruleset),
+            ctypes.c_int(1),
+            ctypes.c_char_p(struct.pack("=Qi", allowed, descriptor)),
+            ctypes.c_uint(0),
+        )
+    finally:
+        os.close(descriptor)
+
+
+def landlock(ruleset: int) -> None:
+    """Put this process and its children under the rules, for ever. Needs no_new_privs."""
+    _syscall("landlock_restrict_self", _SYS_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))

@@ -38,7 +38,6 @@ class Lane:
         ours, theirs = pair()
         root = str(Path(__file__).resolve().parents[2])
         self._channel = Channel(ours)
-        self._sent: str | None = None
         with theirs:
             # A session of its own: Ctrl-C is for the trainer, which decides when the judge ends.
             self._process = subprocess.Popen(
@@ -65,19 +64,22 @@ class Lane:
         """Judge one answer.
 
         Args:
-            key: names the problem; its wire form `problem` is sent only when it changes.
+            key: names the problem; its wire form `problem` is sent only where the supervisor does not know it.
             request: code, mode and limits.
 
-        Returns: the examiner's finding and the monitor's run. Raises `LaneLost`, after which only `close` is left.
+        Returns: the examiner's finding and the fork server's run. Raises `LaneLost`, after which only `close` is left.
         """
-        if key != self._sent:
-            request = {**request, "problem": problem}
+        reply = self._ask({**request, "key": key})
+        if "unknown" in reply:
+            reply = self._ask({**request, "key": key, "problem": problem})
+        return reply
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
             self._channel.send(request, timeout=_REPLY_SECONDS)
-            reply = self._channel.receive(timeout=request["limits"]["wall"] + _REPLY_SECONDS)
+            reply: dict[str, Any] = self._channel.receive(timeout=request["limits"]["wall"] + _REPLY_SECONDS)
         except (Closed, TimeoutError, BadFrame) as error:
             raise LaneLost(str(error)) from None
-        self._sent = key
         return reply
 
     def close(self) -> None:

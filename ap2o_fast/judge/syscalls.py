@@ -56,7 +56,7 @@ def supported() -> str:
         return f"no system-call table for {platform.machine()}"
     try:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-        install(program())
+        Filter(program()).install()
     except OSError as error:
         return str(error)
     return ""
@@ -83,12 +83,18 @@ def program(*, examiner: bool = False) -> bytes:
     return b"".join(struct.pack("=HBBI", *step) for step in code)
 
 
-def install(filter_program: bytes) -> None:
-    """Put this process and its children under the filter, for ever. Needs no_new_privs."""
-    buffer = ctypes.create_string_buffer(filter_program, len(filter_program))
-    header = struct.pack("@HP", len(filter_program) // 8, ctypes.addressof(buffer))
-    holder = ctypes.create_string_buffer(header, len(header))
-    kernel.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(holder))
+class Filter:
+    """A filter program in the form that the kernel takes."""
+
+    def __init__(self, filter_program: bytes) -> None:
+        self._buffer = ctypes.create_string_buffer(filter_program, len(filter_program))
+        header = struct.pack("@HP", len(filter_program) // 8, ctypes.addressof(self._buffer))
+        self._header = ctypes.create_string_buffer(header, len(header))
+        self._address = ctypes.addressof(self._header)
+
+    def install(self) -> None:
+        """Put this process and its children under the filter, for ever. Needs no_new_privs."""
+        kernel.prctl(_PR_SET_SECCOMP, _MODE_FILTER, self._address)
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:

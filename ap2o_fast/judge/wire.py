@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_FRAME = 64 << 20
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+_from_json = json.JSONDecoder().decode
 
 
 class Closed(Exception):
@@ -20,10 +22,15 @@ class BadFrame(Exception):
 
 
 class Channel:
-    """One end of a stream socket that carries frames. Closing it is the caller's part."""
+    """One end of a stream socket that carries frames. Closing it is the caller's part.
+
+    Attributes:
+        size: bytes of the frame that was received last.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
+        self.size = 0
 
     def fileno(self) -> int:
         """For poll."""
@@ -31,7 +38,7 @@ class Channel:
 
     def send(self, message: Any, *, timeout: float | None = None) -> None:
         """Send one frame. Raises `Closed`, `BadFrame` (too large), `TimeoutError`."""
-        body = json.dumps(message, separators=(",", ":")).encode("ascii")
+        body = _to_json(message).encode("ascii")
         if len(body) > MAX_FRAME:
             raise BadFrame(f"a frame of {len(body)} bytes")
         self.socket.settimeout(timeout)
@@ -46,10 +53,11 @@ class Channel:
         """Receive one frame. Raises `Closed`, `BadFrame` (no JSON, or larger than `limit` bytes), `TimeoutError`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         size = int.from_bytes(self._exactly(4, deadline), "big")
+        self.size = size
         if size > limit:
             raise BadFrame(f"a frame of {size} bytes")
         try:
-            return json.loads(self._exactly(size, deadline))
+            return _from_json(str(self._exactly(size, deadline), "utf-8"))
         except (ValueError, RecursionError) as error:
             raise BadFrame(str(error)) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from ap2o_fast.config import JudgeSettings
 from ap2o_fast.errors import SandboxRefused, UsageError
 from ap2o_fast.judge import ErrorType, Job, Judge, detect_level
+from ap2o_fast.judge.examiners import Examiners
 from ap2o_fast.judge.jail import Features
 from ap2o_fast.problems.problem import Problem
 
@@ -137,6 +139,53 @@ def test_verdicts_repeat(judge: Judge) -> None:
     code = code.replace(", id", "")
     messages = {judge.judge(problem, code).message for _ in range(5)}
     assert len(messages) == 1
+    assert repr(random.Random(0).random())[:12] in messages.pop()
+
+
+def test_more_problems_than_examiners_in_turn() -> None:
+    problems = [
+        Problem(task_id=str(n), prompt="", entry_point="f", test=f"assert f(1) == {n}\nassert f(2) == {2 * n}")
+        for n in range(12)
+    ]
+    others = len(descendants(os.getpid()))
+    with Judge(JudgeSettings(workers=1)) as judge:
+        for right in (0, 1):
+            for n, problem in enumerate(problems):
+                verdict = judge.judge(problem, f"def f(x): return x * {n + 1 - right}")
+                assert verdict.passed == bool(right), (n, verdict)
+        # Supervisor, fork server, waiting jail, and no more examiners than are kept.
+        assert until(lambda: len(descendants(os.getpid())) - others <= 3 + 8)
+
+
+def test_problems_wanted_least_lately_are_forgotten() -> None:
+    wire = {"entry_point": "f", "test": "assert f(1) == 1", "setup": "", "preamble": "", "inputs": []}
+    examiners = Examiners(Features(**dict.fromkeys(ALL, "no")))
+    for key in ("a", "b", "c"):
+        examiners.learn(key, wire, size=3 << 20)
+    assert ["a" in examiners, "b" in examiners, "c" in examiners] == [False, True, True]
+
+
+@pytest.mark.parametrize("victim", ["waiting jail", "examiner", "fork server"])
+def test_a_process_that_dies_between_two_answers_is_replaced(victim: str) -> None:
+    others = descendants(os.getpid())
+    with Judge(JudgeSettings(workers=1)) as judge:
+        assert judge.judge(DOUBLE, "def f(x): return 2 * x").passed
+        (supervisor,) = [p for p in descendants(os.getpid()) - others if is_supervisor(p)]
+        assert until(lambda: len(descendants(supervisor)) == 4)  # fork server, jail, two examiners
+        children = sorted(p for p in descendants(supervisor) if parent(p) == supervisor)
+        (jail,) = descendants(supervisor) - set(children)
+        (server,) = [p for p in children if parent(jail) == p]
+        examiner = next(p for p in reversed(children) if p != server)
+        killed = {"waiting jail": jail, "examiner": examiner, "fork server": server}[victim]
+        os.kill(killed, signal.SIGKILL)
+        assert until(lambda: not alive({killed}))
+        assert judge.judge(DOUBLE, "def f(x): return 2 * x").passed
+        assert judge.judge(DOUBLE, "def f(x): return x").error is ErrorType.WrongResult
+    assert until(lambda: not alive(descendants(os.getpid()) - others))
+
+
+def parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_a_dead_supervisor_is_replaced_and_the_answer_judged_again() -> None:
@@ -156,8 +205,7 @@ def test_a_dead_supervisor_is_replaced_and_the_answer_judged_again() -> None:
 
 def is_supervisor(process: int) -> bool:
     try:
-        parent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]
-        return parent == str(os.getpid()) and b"judge.server" in Path(f"/proc/{process}/cmdline").read_bytes()
+        return parent(process) == os.getpid() and b"judge.server" in Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
         return False
 
@@ -182,7 +230,7 @@ with Judge(JudgeSettings(workers=2, cpu_seconds=60, min_level=0)) as judge:
     with subprocess.Popen([sys.executable, "-c", script, how], env=environment, stdout=subprocess.PIPE) as trainer:
         assert trainer.stdout is not None and trainer.stdout.readline() == b"open\n"
         if how != "end":
-            # Two supervisors, each with fork server, examiner, monitor and the sleeping answer.
+            # Two supervisors, each with fork server, examiner, the sleeping answer and the jail for the next.
             assert until(lambda: len(descendants(trainer.pid)) >= 10), descendants(trainer.pid)
             below = descendants(trainer.pid)
             trainer.send_signal(signal.SIGKILL if how == "SIGKILL" else signal.SIGINT)
@@ -202,6 +250,18 @@ def test_close_ends_everything_and_may_be_repeated() -> None:
     assert descendants(os.getpid()) <= before
     with pytest.raises(UsageError, match="not open"):
         judge.judge(DOUBLE, "")
+
+
+def test_without_namespaces_no_folder_is_left() -> None:
+    def folders() -> set[Path]:
+        places = {Path(os.readlink(f"/proc/{process}/cwd")) for process in alive(descendants(os.getpid()))}
+        return {place for place in places if place.name.startswith("ap2o-judge-")}
+
+    with Judge(JudgeSettings(workers=1), without=["namespaces"]) as judge:
+        assert judge.judge(DOUBLE, "def f(x):\n    open('a', 'w').write('b')\n    return 2 * x").passed
+        assert until(lambda: len(folders()) == 1)
+        (folder,) = folders()  # of the jail that waits
+    assert not folder.exists()
 
 
 def test_the_judges_processes_never_load_the_heavy_libraries() -> None:

@@ -29,6 +29,8 @@ PROBLEM = Problem(
     test="def check(candidate):\n"
     "    assert candidate(2) == 5\n    assert candidate(10) == 101\n    assert candidate(-3) == 10\n",
 )
+# Supervisor, fork server, the jail that waits for the next answer, an examiner for the self-test and one for PROBLEM.
+IDLE = 5
 HONEST = "def solve(x): return x * x + 1"
 
 
@@ -107,8 +109,7 @@ def test_program(opened: tuple[Judge, int], world: World, path: Path) -> None:
     assert not re.search(r"[\x00-\x1f\x7f\u202e]", verdict.message)
     assert judge.judge(PROBLEM, HONEST).passed
     world.untouched()
-    # Supervisor, fork server, examiner; the last monitor may still be on its way out.
-    assert until(lambda: len(processes()) <= others + 3), "something was left running"
+    assert until(lambda: len(processes()) == others + IDLE), "something was left running"
 
 
 def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
@@ -157,8 +158,8 @@ def test_the_attacks_work_where_nothing_stops_them(world: World, name: str) -> N
     others = len(processes())
     with Judge(settings, without=["namespaces", "landlock", "seccomp", "cgroup"]) as judge:
         verdict = judge.judge(PROBLEM, code)
-        # Even so the monitor ends what is left of the answer.
-        assert until(lambda: len(processes()) <= others + 3), "something was left running"
+        # Even so the fork server ends what is left of the answer.
+        assert until(lambda: len(processes()) == others + IDLE), "something was left running"
     assert verdict.error is not ErrorType.OSError, verdict
     if name == "files_overwrite":
         assert world.canary.read_text() == "gone"
