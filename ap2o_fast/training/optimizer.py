@@ -1,7 +1,9 @@
 """AdamW with a linear schedule, and float32 master weights where the model's are half precision.
 
 At the paper's learning rate (5e-7) a step is far below half a unit in the last place of a bfloat16 weight: updated in
-place it would never move. Masters take the updates and the model gets their rounded values.
+place it would never move. Masters take the updates and the model gets their rounded values. To the nearest, most
+weights still stay where they are until hundreds of steps have added up to that half; rounded up or down by chance, the
+model is on average where its masters are from the first step on.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ import torch
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from ap2o_fast.config import TrainSettings
+
+_SLICE = 1 << 24
+"""Weights that are rounded at a time: what it needs beside them stays small."""
 
 
 @dataclass
@@ -33,6 +38,7 @@ class Optimizer:
 
     def __init__(self, model: PreTrainedModel, settings: TrainSettings, total_steps: int) -> None:
         self.clip = settings.clip
+        self._rounding = settings.rounding
         self.parameters = [
             Parameter(name, parameter, _master(parameter))
             for name, parameter in model.named_parameters()
@@ -78,8 +84,14 @@ class Optimizer:
         """Update the weights, advance the schedule and drop the gradients."""
         self.adamw.step()
         self.schedule.step()
-        for parameter in self.parameters:
-            if parameter.master is not parameter.model:
+        halves = [parameter for parameter in self.parameters if parameter.master is not parameter.model]
+        if self._rounding == "stochastic" and halves:
+            # One seed a step: a resumed run rounds as the uninterrupted one.
+            chance = torch.Generator(halves[0].master.device).manual_seed(self.schedule.last_epoch)
+            for parameter in halves:
+                round_by_chance(parameter.master, parameter.model, chance)
+        else:
+            for parameter in halves:
                 parameter.model.copy_(parameter.master)
         self.zero_grad()
 
@@ -87,6 +99,19 @@ class Optimizer:
         """Drop all gradients."""
         for parameter in self.parameters:
             parameter.master.grad = parameter.model.grad = None
+
+
+@torch.no_grad()
+def round_by_chance(values: torch.Tensor, out: torch.Tensor, chance: torch.Generator) -> None:
+    """Fill `out`, bfloat16, with `values`, finite float32: each rounded up or down so that its mean is itself.
+
+    A value that bfloat16 holds stays as it is. Both contiguous, of one shape, on the generator's device.
+    """
+    for source, target in zip(values.view(-1).split(_SLICE), out.view(-1).split(_SLICE), strict=True):
+        # The upper half of a float32's bits is a bfloat16; what carries from the lower half is a step of its last bit.
+        bits = torch.randint(1 << 16, source.shape, dtype=torch.int32, device=source.device, generator=chance)
+        bits += source.view(torch.int32)
+        target.copy_(bits.bitwise_and_(-1 << 16).view(torch.float32))
 
 
 def _master(parameter: torch.nn.Parameter) -> torch.nn.Parameter:

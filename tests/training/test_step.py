@@ -11,6 +11,7 @@ import torch
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.errors import NumericalError, UsageError
 from ap2o_fast.training import Trainer, model_hash, score
+from ap2o_fast.training.optimizer import round_by_chance
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, MemoryBook, make_book, make_plan, tiny_model
 
 # Three times the usual problems: more than one forward pass holds.
@@ -69,7 +70,7 @@ def test_metrics_are_means_over_pairs_of_the_log_probabilities() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_move_at_the_papers_learning_rate(dtype: torch.dtype) -> None:
     """A step of 5e-7 is below half an ulp of most bfloat16 weights: only float32 masters accumulate it."""
-    trainer = make_trainer(dtype=dtype, lr=5e-7, warmup=0.0)
+    trainer = make_trainer(dtype=dtype, lr=5e-7, warmup=0.0, rounding="nearest")
     reference = references(trainer)
     start = [parameter.master.clone() for parameter in trainer.optimizer.parameters]
     for _ in range(6):
@@ -79,6 +80,38 @@ def test_weights_move_at_the_papers_learning_rate(dtype: torch.dtype) -> None:
         assert parameter.master.dtype == torch.float32
         assert 1e-7 < moved < 6e-6, parameter.name
         assert torch.equal(parameter.model, parameter.master.to(dtype))
+
+
+@pytest.mark.parametrize(("rounding", "low", "high"), [("stochastic", 0.95, 1.05), ("nearest", 0.0, 0.6)])
+def test_a_bfloat16_model_goes_where_its_masters_go(rounding: str, low: float, high: float) -> None:
+    """The share of the masters' way that the model has gone, after steps that add up to less than half an ulp of most
+    weights: all of it on average when rounded by chance, the part of the smallest weights when to the nearest."""
+    trainer = make_trainer(dtype=torch.bfloat16, lr=1e-5, warmup=0.0, rounding=rounding)
+    reference = references(trainer)
+    start = [parameter.master.clone() for parameter in trainer.optimizer.parameters]
+    for _ in range(6):
+        trainer.train_step(PLAN, BOOK, reference)
+    along = way = 0.0
+    for before, parameter in zip(start, trainer.optimizer.parameters, strict=True):
+        step = parameter.master - before
+        along += float(((parameter.model.detach().float() - before) * step).sum())
+        way += float(step.square().sum())
+    assert low < along / way < high
+
+
+def test_rounding_by_chance_keeps_the_mean_and_what_bfloat16_holds() -> None:
+    held = torch.tensor([0.0, 1.0, -0.0703125, 3e38, 2.0**-130]).bfloat16()
+    between = torch.tensor([1 + 1 / 512, -0.3, 1e-3, -7e-39])
+    chance = torch.Generator().manual_seed(0)
+    out = torch.empty(20000, len(held), dtype=torch.bfloat16)
+    round_by_chance(held.float().expand_as(out).contiguous(), out, chance)
+    assert (out == held).all()
+    out = torch.empty(20000, len(between), dtype=torch.bfloat16)
+    round_by_chance(between.expand_as(out).contiguous(), out, chance)
+    for column, value in zip(out.float().T, between.tolist(), strict=True):
+        low, high = column.min(), column.max()
+        assert low < value < high and len(column.unique()) == 2
+        assert float((column.double().mean() - value).abs()) < 4 * float(high - low) / 2 / 20000**0.5
 
 
 def test_bfloat16_model_learns_by_its_masters() -> None:
