@@ -1,75 +1,30 @@
-"""The jailed end: defines the answer's functions and answers calls. Nothing here decides a verdict.
+"""The jailed end: hands the answer's process to its language. Nothing here decides a verdict.
 
-It runs in the same process as the answer, so all of it may be lies once the answer has run: the examiner takes what
-it says for a value or a failure, never for a success.
+It becomes the answer's process, so all that it says may be lies once the answer has run: the examiner takes it for a
+value or a failure, never for a success.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import random
 import socket
-from typing import Any
 
-from ap2o_fast.judge import values
-from ap2o_fast.judge.analysis import ANALYSERS, Analyser
-from ap2o_fast.judge.wire import BadFrame, Channel, Closed
+from ap2o_fast.judge.languages.language import Close, Language
+from ap2o_fast.judge.wire import Channel, Closed
 
 CHANNEL_LOST = 98
 
 
-def run_answer(end: socket.socket) -> None:
+def run_answer(end: socket.socket, language: Language, close: Close) -> None:
     """Take one answer from the examiner, load it and serve calls until killed. Never returns."""
     channel = Channel(end)
     try:
         channel.send(["jailed"])
-        task = channel.receive()
-        random.seed(0)  # the same answer gets the same verdict
-        function = _load(channel, ANALYSERS[task["language"]], task)
-        while function is not None:
-            _answer_call(channel, ANALYSERS[task["language"]], function)
+        language.serve(channel, close)
     except Closed:
         pass
+    except OSError as error:  # a program that cannot be started; the examiner believes it before the answer has run
+        with contextlib.suppress(Closed):
+            channel.send(["failed", str(error)])
     os._exit(CHANNEL_LOST)
-
-
-def _load(channel: Channel, analyser: Analyser, task: dict[str, str]) -> Any:
-    phase = "compile"
-    try:
-        program = analyser.compile(task["code"])
-        channel.send(["compiled"])
-        phase = "preamble"
-        namespace = analyser.prepare(task["preamble"])
-        phase = "load"
-        function = analyser.load(program, namespace, task["entry_point"])
-    except Closed:
-        raise
-    except BaseException as error:  # whatever the answer raises, SystemExit among it, is a finding
-        channel.send(["raised", phase, _report(analyser, error)])
-        return None
-    channel.send(["ready"])
-    return function
-
-
-def _answer_call(channel: Channel, analyser: Analyser, function: Any) -> None:
-    arguments, keywords = channel.receive()
-    positional, named = values.decode(arguments), values.decode(keywords)
-    try:
-        reply = ["value", values.encode(function(*positional, **named))]
-    except values.NotInert as error:
-        reply = ["foreign", str(error)]
-    except BaseException as error:  # as above
-        reply = ["raised", "call", _report(analyser, error)]
-    try:
-        channel.send(reply)
-    except BadFrame:
-        channel.send(["foreign", "too large a value"])
-    except MemoryError:
-        channel.send(["raised", "call", {"names": ["MemoryError"], "class": "MemoryError", "text": "", "line": 0}])
-
-
-def _report(analyser: Analyser, error: BaseException) -> dict[str, Any]:
-    try:
-        return analyser.report(error)
-    except BaseException:  # out of memory or stack while describing it, or a hostile class
-        return {"names": [base.__name__ for base in type(error).__mro__][:20], "class": "", "text": "", "line": 0}

@@ -24,6 +24,39 @@ _FILES, _FILE_BYTES = 32, 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What a process in the jail may do beyond the least. Each field that is set is a hole; docs/sandbox.md lists them.
+
+    Attributes:
+        calls: groups of system calls, as `syscalls.program` names them.
+        execute: files and folders of programs that may be executed; the dynamic loader comes with them.
+        run_made: programs that lie in the work folder may be executed.
+        processes: how many processes and threads the user of these namespaces may have. Without namespaces this
+            would count all of the user's, so there only `calls` and the cgroup limit them.
+        spare_mib: None: the memory limit is one of address space. Else for a program that reserves much more than it
+            uses: the limit is one of private writable memory, and so much is added for the program's own.
+        least_mib, least_cpu_seconds: limits below these are raised to them, for a compiler.
+    """
+
+    calls: tuple[str, ...] = ()
+    execute: tuple[str, ...] = ()
+    run_made: bool = False
+    processes: int | None = 0
+    spare_mib: int | None = None
+    least_mib: int = 0
+    least_cpu_seconds: int = 0
+
+
+LEAST = Policy()
+_LOADERS = (
+    "/lib64/ld-linux-x86-64.so.2",
+    "/lib/ld-linux-aarch64.so.1",
+    "/lib/ld-musl-x86_64.so.1",
+    "/lib/ld-musl-aarch64.so.1",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Features:
     """Which boundaries can be had here: an empty text, or the reason why not."""
 
@@ -98,30 +131,34 @@ def confine(
     work: str | None,
     memory_mib: int,
     cpu_seconds: int | None,
-    processes: bool = False,
+    policy: Policy = LEAST,
     filter_program: bytes = b"",
 ) -> None:
-    """Give up, for ever, whatever the features allow to give up.
+    """Give up, for ever, whatever the features allow to give up. A second call can only give up more.
 
     Args:
         work: the folder that stays writable, if any.
-        memory_mib: address-space limit.
+        memory_mib: limit of memory.
         cpu_seconds: the kernel's CPU limit, a back-stop behind the monitor's.
-        processes: leave the process limit alone.
-        filter_program: the system-call filter, prepared by `syscalls.program`.
+        policy: what is kept all the same.
+        filter_program: the system-call filter, where one is at hand, made by `syscalls.program` of `policy.calls`.
     """
+    memory_mib = max(memory_mib, policy.least_mib)
     limits = [
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, _FILE_BYTES),
         (resource.RLIMIT_NOFILE, _FILES),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_AS, memory_mib << 20),
     ]
-    if not processes:
-        limits.append((resource.RLIMIT_NPROC, 0))
+    if policy.spare_mib is None:
+        limits.append((resource.RLIMIT_AS, memory_mib << 20))
+    else:
+        limits.append((resource.RLIMIT_DATA, (memory_mib + policy.spare_mib) << 20))
+    if policy.processes == 0 or (policy.processes and not features.namespaces):
+        limits.append((resource.RLIMIT_NPROC, policy.processes))
     if cpu_seconds is not None:
-        limits.append((resource.RLIMIT_CPU, cpu_seconds))
+        limits.append((resource.RLIMIT_CPU, max(cpu_seconds, policy.least_cpu_seconds)))
     for name, value in limits:
         ceiling = resource.getrlimit(name)[1]
         value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
@@ -131,11 +168,14 @@ def confine(
     if not features.landlock:
         rules = [(path, kernel.READ) for path in interpreter_paths()]
         rules += [(path, kernel.READ_WRITE_FILE) for path in _DEVICES]
+        rules += [(path, kernel.READ | kernel.EXECUTE) for path in policy.execute]
         if work is not None:
-            rules.append((work, kernel.WORK))
+            rules.append((work, kernel.WORK | (kernel.EXECUTE if policy.run_made else 0)))
+        if policy.execute or policy.run_made:
+            rules += [(path, kernel.READ | kernel.EXECUTE) for path in _LOADERS]
         kernel.landlock(rules)
     if not features.seccomp:
-        syscalls.install(filter_program)
+        syscalls.install(filter_program or syscalls.program(*policy.calls))
 
 
 @functools.cache

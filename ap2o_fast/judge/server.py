@@ -192,13 +192,13 @@ class _Supervisor:
     def _serve_examiner(self, end: socket.socket) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.dup2(os.open("/dev/null", os.O_WRONLY), 2)
-        program = b"" if self._features.seccomp else syscalls.program(examiner=True)
+        program = b"" if self._features.seccomp else syscalls.program("examiner")
         jail.confine(
             self._features,
             work=None,
             memory_mib=_EXAMINER_MIB,
             cpu_seconds=None,
-            processes=True,
+            policy=jail.Policy(processes=None),
             filter_program=program,
         )
         examiner = Examiner(self._problem)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import gc
 import importlib
 import os
@@ -24,6 +25,7 @@ from typing import Any
 
 from ap2o_fast.judge import jail, kernel, syscalls
 from ap2o_fast.judge.child import run_answer
+from ap2o_fast.judge.languages import LANGUAGES
 from ap2o_fast.judge.wire import Channel, Closed, adopt
 
 # What answers import most: loaded once, so that a fork has them for nothing.
@@ -119,19 +121,17 @@ def _become_answer(
         answer.detach()
         os.closerange(_CHANNEL_FD + 1, _HIGH_FD + 100)
         os.chdir(work)
-        jail.confine(
-            features,
-            work=work,
-            memory_mib=limits["memory_mib"],
-            cpu_seconds=int(limits["cpu"]) + 2,
-            filter_program=program,
+        close = functools.partial(
+            jail.confine, features, work=work, memory_mib=limits["memory_mib"], cpu_seconds=int(limits["cpu"]) + 2
         )
+        language = LANGUAGES[limits["language"]]
+        close(policy=language.policy, filter_program=program if language.policy is jail.LEAST else b"")
         end = adopt(_CHANNEL_FD)
     except OSError as error:
         with contextlib.suppress(Closed, OSError):
             Channel(adopt(_CHANNEL_FD)).send(["failed", str(error)])
         os._exit(97)
-    run_answer(end)
+    run_answer(end, language, close)
 
 
 def _watch(child: int, reader: int, control: socket.socket, limits: dict[str, Any]) -> dict[str, Any]:
