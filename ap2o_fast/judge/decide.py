@@ -103,6 +103,6 @@ def _vanished(run: Mapping[str, Any], limits: Limits, level: int, *, compiling: 
     if number == signal.SIGKILL and (level >= 2 or run["peak_mib"] > _NEARLY_ALL * limits.memory_mib):
         return ErrorType.MemoryError, 0, f"killed while using {run['peak_mib']:.0f} MiB"
     # A runtime that finds no memory aborts. Python does not: there a signal near the limit is a crash like any other.
-    if LANGUAGES[limits.language].policy.spare_mib is not None and run["peak_mib"] > _NEARLY_ALL * limits.memory_mib:
+    if LANGUAGES[limits.language].policy().spare_mib is not None and run["peak_mib"] > _NEARLY_ALL * limits.memory_mib:
         return ErrorType.MemoryError, 0, f"ended by {name} while using {run['peak_mib']:.0f} MiB"
     return ErrorType.OtherError, 0, f"killed by {name}"

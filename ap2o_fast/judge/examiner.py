@@ -211,7 +211,7 @@ class _Candidate:
     def _raised_outside(self, reply: Any) -> NoReturn:
         report = _checked_report(reply)
         phase = reply[1] if type(reply) is list and len(reply) == 3 else ""
-        if phase == "preamble":
+        if phase == "preamble" and self.phase == "compile":  # later it would be the answer that says so
             self._stop({"outcome": "unjudgeable", "message": f"the problem's preamble raised {report['class']}"})
         self._stop({"outcome": "raised", **report})
 

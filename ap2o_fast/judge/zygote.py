@@ -125,7 +125,8 @@ def _become_answer(
             jail.confine, features, work=work, memory_mib=limits["memory_mib"], cpu_seconds=int(limits["cpu"]) + 2
         )
         language = LANGUAGES[limits["language"]]
-        close(policy=language.policy, filter_program=program if language.policy is jail.LEAST else b"")
+        policy = language.policy()
+        close(policy=policy, filter_program=program if policy is jail.LEAST else b"")
         end = adopt(_CHANNEL_FD)
     except OSError as error:
         with contextlib.suppress(Closed, OSError):

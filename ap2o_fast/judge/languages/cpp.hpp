@@ -46,6 +46,7 @@
 #include <unwind.h>
 
 #include <array>
+#include <cerrno>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -692,9 +693,10 @@ extern "C" void __assert_fail(const char* text, const char*, unsigned, const cha
   __builtin_unreachable();
 }
 
-#if __GNUC__ >= 12
-void std::__glibcxx_assert_fail(const char*, int, const char*, const char* text) noexcept {
+// std::__glibcxx_assert_fail, which only some versions declare: mostly an index or an iterator out of range.
+extern "C" void ap2o_judge_precondition(const char*, int, const char*, const char*) noexcept
+    __asm__("_ZSt21__glibcxx_assert_failPKciS0_S0_");
+extern "C" void ap2o_judge_precondition(const char*, int, const char*, const char* text) noexcept {
   ap2o_judge::raised_and_over("IndexError", "precondition", text);
   __builtin_unreachable();
 }
-#endif

@@ -1,10 +1,11 @@
 """C++: g++ builds the answer in the jail, then the answer's process becomes the program.
 
-The program is one file: the problem's preamble, the answer, and `cpp.hpp`, which takes the type of the answer's function
-from the function itself, as MultiPL-E's ``auto candidate = f;`` does. So an overloaded function, or a template, is
-refused, and default arguments do not count; arguments that do not fit the parameters are a `TypeError`. Known types:
-integers, floating point, ``bool``, ``char``, ``std::string``, ``std::optional`` (``None``), the containers of the
-standard library, ``std::pair`` and ``std::tuple`` (which come back as tuples). A ``main`` of the answer's is left alone.
+The program is one file: the problem's preamble, the answer, and `cpp.hpp`, which takes the type of the answer's
+function from the function itself, as MultiPL-E's ``auto candidate = f;`` does: a prompt of MultiPL-E or HumanEval-X
+shows the signature, and no problem has to repeat it. So an overloaded function, or a template, is refused, and default
+arguments do not count; arguments that do not fit the parameters are a `TypeError`. Known types: integers, floating
+point, ``bool``, ``char``, ``std::string``, ``std::optional`` (``None``), the containers of the standard library,
+``std::pair`` and ``std::tuple`` (which come back as tuples). A ``main`` of the answer's is left alone.
 
 Built as MultiPL-E builds, plus checks of the standard library's preconditions, so that an index out of range is
 an `IndexError` each time and not what the memory beside it happens to hold. Without optimisation each function keeps a

@@ -35,6 +35,8 @@
 
   class NotInert extends Error {}
 
+  const whole = (big) => ['i', (big < 0n ? '-0x' : '0x') + (big < 0n ? -big : big).toString(16)];
+
   function encode(value) {
     let nodes = 0;
     const items = (tag, values, depth) => {
@@ -49,8 +51,11 @@
       if (item === null || item === undefined) return null;
       switch (typeof item) {
         case 'string': case 'boolean': return item;
-        case 'number': return Number.isFinite(item) ? item : ['n', { NaN: 'nan', Infinity: 'inf' }[item] ?? '-inf'];
-        case 'bigint': return ['i', (item < 0n ? '-0x' : '0x') + (item < 0n ? -item : item).toString(16)];
+        case 'number':
+          if (!Number.isFinite(item)) return ['n', { NaN: 'nan', Infinity: 'inf' }[item] ?? '-inf'];
+          // Beyond 2 ** 53 the shortest text of an integer, which JSON would hold, is that of another one.
+          return Number.isInteger(item) && !Number.isSafeInteger(item) ? whole(BigInt(item)) : item;
+        case 'bigint': return whole(item);
         case 'object': break;
         default: throw new NotInert('a ' + typeof item);
       }
@@ -126,10 +131,10 @@
   let phase = 'compile', candidate;
   try {
     const program = new vm.Script(task.code, { filename: FILE });
-    send(['compiled']);
     phase = 'preamble';
     new vm.Script(task.preamble, { filename: '<preamble>' }).runInThisContext();
     phase = 'load';
+    send(['compiled']);
     program.runInThisContext();
     const name = task.entry_point;
     if (!/^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(name)) throw new ReferenceError(`${name} is no name`);

@@ -19,6 +19,8 @@ from ap2o_fast.judge.wire import Channel
 # Read here because the jail does not show this folder.
 _DRIVER = Path(__file__).with_name("javascript.js").read_text(encoding="utf-8")
 _SPARE_MIB = 96
+# Its OpenSSL does not start where the machine's own settings are there and cannot be read.
+_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "OPENSSL_CONF": "/dev/null"}
 
 
 class JavaScript:
@@ -32,7 +34,7 @@ class JavaScript:
     canaries = Canaries("function f(x) { return x + 1 }", "function f(x) { return x }")
 
     def policy(self) -> Policy:
-        """See `Language.policy`: node has threads of its own and reserves hundreds of MiB of address space that it does not use."""
+        """See `Language.policy`: node has threads, and reserves hundreds of MiB of addresses that it does not use."""
         return Policy(
             calls=("execute", "threads"),
             execute=(os.path.realpath(find("node")),),
@@ -47,4 +49,4 @@ class JavaScript:
         flags = [f"--max-old-space-size={heap}", "--single-threaded", "--v8-pool-size=0", "--random-seed=1"]
         keep_across_exec()
         node = find("node")
-        os.execve(node, [node, *flags, "-e", _DRIVER], {"LC_ALL": "C.UTF-8"})
+        os.execve(node, [node, *flags, "-e", _DRIVER], _ENVIRONMENT)

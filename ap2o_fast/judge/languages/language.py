@@ -1,10 +1,11 @@
 """The protocol behind which each programming language stands: one file of Python a language.
 
 A language takes over the answer's process once the jail is closed. What it says there on the channel is a line of
-frames: ``["compiled"]`` once the answer is found to be a program, without having run it; ``["ready"]`` once its
-function exists; then for each call (a frame of encoded arguments, see `values`) one of ``["value", form]``,
-``["foreign", "a Promise"]`` for a result that is no inert value, and ``["raised", "call", report]``. Before that,
-``["raised", phase, report]`` with the phase ``compile``, ``preamble`` or ``load`` ends it.
+frames: ``["compiled"]`` once the answer is found to be a program and the problem's preamble has run, but before a line
+of the answer has; ``["ready"]`` once its function exists; then for each call (a frame of encoded arguments, see `values`)
+one of ``["value", form]``, ``["foreign", "a Promise"]`` for a result that is no inert value, and
+``["raised", "call", report]``. Before that, ``["raised", phase, report]`` with the phase ``compile``, ``preamble`` or
+``load`` ends it. The examiner believes ``compiled`` and what comes before it; all later words are the answer's own.
 
 A report holds ``names`` (builtin Python exceptions like the one that was met, nearest first), ``class``, ``text`` and
 ``line`` (of the answer's own code, from 1; 0 for none).
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import subprocess
 from typing import Any, NamedTuple, Protocol
 
@@ -87,6 +89,8 @@ def missing(language: Language) -> str:
 
 def version(language: Language) -> str:
     """What the language's program says of itself, one line."""
+    if not language.needs:
+        return platform.python_version()
     command = [find(language.needs[0]), "--version"]
     said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30).stdout
     return next(iter(said.splitlines()), "").strip()

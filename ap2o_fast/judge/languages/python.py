@@ -42,10 +42,10 @@ def _load(channel: Channel, task: dict[str, str]) -> Callable[..., Any] | None:
     phase = "compile"
     try:
         program = compile(task["code"], ANSWER_FILE, "exec", dont_inherit=True)
-        channel.send(["compiled"])
         phase = "preamble"
         namespace = _prepare(task["preamble"])
         phase = "load"
+        channel.send(["compiled"])
         exec(program, namespace)
         function = _function(namespace, task["entry_point"])
     except Closed:
