@@ -1,6 +1,6 @@
 """C++: g++ builds the answer in the jail, then the answer's process becomes the program.
 
-The program is one file: the problem's preamble, the answer, and `cpp.hpp`, which takes the type of the answer's
+The program is one file: the problem's preamble, the answer, and `cpp_*.hpp`, which take the type of the answer's
 function from the function itself, as MultiPL-E's ``auto candidate = f;`` does: a prompt of MultiPL-E or HumanEval-X
 shows the signature, and no problem has to repeat it. So an overloaded function, or a template, is refused, and default
 arguments do not count; arguments that do not fit the parameters are a `TypeError`. Known types: integers, floating
@@ -38,7 +38,9 @@ from ap2o_fast.judge.languages.language import (
 from ap2o_fast.judge.wire import Channel
 
 # Read here because the jail does not show this folder.
-_GLUE = Path(__file__).with_name("cpp.hpp").read_text(encoding="utf-8")
+_GLUE = "".join(
+    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("cpp_failures.hpp", "cpp_values.hpp")
+)
 _FLAGS = ("-std=c++17", "-O0", "-g1", "-pipe", "-no-pie", "-D_GLIBCXX_ASSERTIONS", "-w", "-fmax-errors=1")
 _PLAIN = ("-fno-diagnostics-show-caret", "-fno-diagnostics-show-option", "-fdiagnostics-color=never")
 # Traps that need no library: the end of a function that should return something, and a plain array's bounds.

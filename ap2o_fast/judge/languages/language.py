@@ -2,8 +2,8 @@
 
 A language takes over the answer's process once the jail is closed. What it says there on the channel is a line of
 frames: ``["compiled"]`` once the answer is found to be a program and the problem's preamble has run, but before a line
-of the answer has; ``["ready"]`` once its function exists; then for each call (a frame of encoded arguments, see `values`)
-one of ``["value", form]``, ``["foreign", "a Promise"]`` for a result that is no inert value, and
+of the answer has; ``["ready"]`` once its function exists; then for each call (a frame of arguments, see `values`) one
+of ``["value", form]``, ``["foreign", "a Promise"]`` for a result that is no inert value, and
 ``["raised", "call", report]``. Before that, ``["raised", phase, report]`` with the phase ``compile``, ``preamble`` or
 ``load`` ends it. The examiner believes ``compiled`` and what comes before it; all later words are the answer's own.
 
