@@ -176,7 +176,8 @@ def test_type_line_message_and_count(judge: Judge, name: str, case: str) -> None
     assert line is None or verdict.line == line, verdict
     assert (verdict.tests_passed, verdict.tests_total) == (passed, 3)
     assert verdict.sandbox_level == judge.level
-    assert verdict.cpu_seconds < 2 and verdict.peak_mib < 300, "a compiler counts as the answer"
+    assert verdict.peak_mib < 80, "a compiler counts as the answer"
+    assert verdict.cpu_seconds < 0.9 or verdict.error is ErrorType.TimeoutError, "a compiler counts as the answer"
 
 
 @NEEDS_CPP

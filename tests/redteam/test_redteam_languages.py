@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +18,10 @@ from typing import Any
 import pytest
 
 from ap2o_fast.config import JudgeSettings
-from ap2o_fast.judge import Judge
+from ap2o_fast.judge import Judge, syscalls
 from ap2o_fast.judge.languages import LANGUAGES, missing
+from ap2o_fast.judge.languages.cpp import PROGRAM
+from ap2o_fast.judge.languages.language import find
 from ap2o_fast.problems.problem import Problem
 
 THREE = "assert f(1) == 1\nassert f(2) == 4\nassert f(3) == 9"
@@ -132,7 +136,7 @@ ATTACKS = {
         "early": "#include <unistd.h>\nint p = fork();\n" + CPP + "return p >= 0 ? x * x : -1; }",
         "thread": "#include <thread>\n" + CPP + "std::thread t([] {}); t.join(); return x * x; }",
         "system": "#include <cstdlib>\n" + CPP + 'return std::system("true") == 0 ? x * x : -1; }',
-        "compiler": "#include <unistd.h>\n" + CPP
+        "other programs": "#include <unistd.h>\n" + CPP
         + 'execl("/usr/bin/g++", "g++", "--version", (char*)0); execl("/bin/sh", "sh", (char*)0); return -1; }',
         "kill": "#include <signal.h>\n" + CPP + "return kill(@PID@, 0) == 0 ? x * x : -1; }",
         "network": "#include <netinet/in.h>\n#include <sys/socket.h>\n" + CPP
@@ -159,6 +163,8 @@ def test_an_attack_fails_and_leaves_nothing(
     judge, others = jailed
     verdict = judge.judge(problem(name), filled(ATTACKS[name][attack], world))
     assert verdict.error.is_failure and verdict.tests_passed == 0, verdict
+    if attack == "other programs":  # had it become one, it would not have come back to say so
+        assert verdict.message == "f(1) returned -1, expected 1"
     assert "sing" not in verdict.message
     assert canary.read_text() == "sing"
     with pytest.raises(BlockingIOError):
@@ -183,6 +189,50 @@ def test_the_attacks_work_where_nothing_stops_them(world: tuple[Path, socket.soc
         for _ in range(3):
             listener.accept()[0].close()
     canary.write_text("sing")
+
+
+def ruling(filter_program: bytes, call: int, argument: int = 0) -> int:
+    """What a system-call filter rules on a call with this first argument, by running its instructions."""
+    data = struct.pack("=iIQ6Q", call, syscalls._MACHINES[platform.machine()][0], 0, argument, *[0] * 5)
+    steps = list(struct.iter_unpack("=HBBI", filter_program))
+    place = value = 0
+    while True:
+        code, then, otherwise, operand = steps[place]
+        place += 1
+        if code == 0x20:
+            (value,) = struct.unpack_from("=I", data, operand)
+        elif code == 0x06:
+            return operand
+        else:
+            holds = {0x15: value == operand, 0x25: value > operand, 0x35: value >= operand, 0x45: bool(value & operand)}
+            place += then if holds[code] else otherwise
+
+
+CLONE, EXECVE, WAIT, PRCTL, CLONE3 = {"x86_64": (56, 59, 61, 157, 435), "aarch64": (220, 221, 260, 167, 435)}.get(
+    platform.machine(), (0, 0, 0, 0, 0)
+)
+THREAD, ALLOW, EPERM, ENOSYS = 0x10000, 0x7FFF0000, 0x50001, 0x50026
+
+
+@pytest.mark.skipif(platform.machine() not in syscalls._MACHINES, reason="there is no filter for this machine")
+def test_each_filter_lets_through_what_its_language_needs_and_no_more() -> None:
+    """Several defences stand behind one another, so the attacks above do not tell that one of them is gone."""
+    filters = {
+        "python": syscalls.program(*LANGUAGES["python"].policy().calls),
+        "javascript": syscalls.program(*LANGUAGES["javascript"].policy().calls),
+        "building": syscalls.program(*LANGUAGES["cpp"].policy().calls),
+        "cpp": syscalls.program(*PROGRAM.calls),
+    }
+    asked = [(CLONE, 17), (CLONE, THREAD | 0x100), (CLONE3, 0), (EXECVE, 0), (WAIT, 0), (PRCTL, 1)]
+    rulings = {name: [ruling(each, *call) for call in asked] for name, each in filters.items()}
+    assert rulings == {
+        "python": [EPERM] * 6,
+        "javascript": [EPERM, ALLOW, ENOSYS, ALLOW, EPERM, EPERM],
+        "building": [ALLOW, ALLOW, ENOSYS, ALLOW, ALLOW, ALLOW],
+        "cpp": [EPERM, EPERM, EPERM, ALLOW, EPERM, EPERM],
+    }
+    assert (LANGUAGES["javascript"].policy().execute, PROGRAM.execute) == ((os.path.realpath(find("node")),), ())
+    assert PROGRAM.processes == 0 and PROGRAM.spare_mib is None and not PROGRAM.least_mib
 
 
 def filled(code: str, world: tuple[Path, socket.socket]) -> str:

@@ -46,6 +46,8 @@ _PLAIN = ("-fno-diagnostics-show-caret", "-fno-diagnostics-show-option", "-fdiag
 # Traps that need no library: the end of a function that should return something, and a plain array's bounds.
 _TRAPS = ("-fsanitize=return,bounds", "-fsanitize-undefined-trap-on-error")
 _ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin", "TMPDIR": "."}
+# What the built program may do beyond the least: become itself, from the work folder.
+PROGRAM = Policy(calls=("execute",), run_made=True)
 _SOURCE, _PROGRAM, _LINES = "answer.cpp", "./answer", "answer.lines"
 _BUILD_CPU_SECONDS, _BUILD_SECONDS, _BUILD_MIB = 20, 30.0, 1024
 # What the compiler's words stand for, by the nearest exception of Python; everything else is a SyntaxError.
@@ -89,7 +91,7 @@ class Cpp:
         channel.send(said)
         if said != ["compiled"]:
             return
-        close(policy=Policy(calls=("execute",), run_made=True))
+        close(policy=PROGRAM)
         keep_across_exec()
         os.execve(_PROGRAM, [_PROGRAM], {"LC_ALL": "C.UTF-8"})
 
