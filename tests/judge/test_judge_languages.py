@@ -181,10 +181,11 @@ def test_type_line_message_and_count(judge: Judge, name: str, case: str) -> None
 
 
 @NEEDS_CPP
-def test_a_sleeper_in_cpp_is_stopped_by_the_wall(judge: Judge) -> None:
+def test_a_sleeper_in_cpp_is_stopped_by_the_wall(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LANGUAGES["cpp"], "build_seconds", 9.0)
     verdict = judge.judge(problem("cpp", test=THREE), "#include <unistd.h>\nint f(int x) { sleep(600); return x; }")
     assert verdict.error is ErrorType.TimeoutError
-    assert verdict.message == "still running after 33 s"  # 30 of them for the compiler
+    assert verdict.message == "still running after 12 s"  # 9 of them for the compiler
 
 
 # ---- values
