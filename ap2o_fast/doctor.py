@@ -66,6 +66,7 @@ def findings(*, hub: bool = False, folder: Path | None = None) -> list[Finding]:
         ("memory", _memory),
         ("disk", lambda: _disk(here)),
         ("sandbox", _sandbox),
+        ("languages", _languages),
         ("ap2o_kernels", _kernels),
         ("optional packages", _optional),
     ]
@@ -213,6 +214,15 @@ def _sandbox() -> Iterator[Finding]:
         detail=f"level {level}, {meaning[min(level, 4)]}" + (f" ({said})" if enough else ""),
         fix="" if enough else f"{said}; runs need level {least}, or judge.min_level={level} at your own risk",
     )
+
+
+def _languages() -> Iterator[Finding]:
+    from ap2o_fast.judge.languages import LANGUAGES, missing, version
+
+    for name, language in LANGUAGES.items():
+        lack = missing(language)
+        detail = f"not judged, optional: {lack}" if lack else version(language)
+        yield Finding(name=f"judge, {name}", status="ok", detail=detail, fix=language.install if lack else "")
 
 
 def _kernels() -> Iterator[Finding]:

@@ -27,7 +27,9 @@ def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSe
             cpu_s, level``; ``index`` counts a problem's answers from 0. It appears when all is judged.
 
     Returns: how many answers ended in each type.
-    Errors: `DataError` for files that cannot be read, with the line; `SandboxRefused`, `MachineError` as `Judge`.
+    Errors: `DataError` for files that cannot be read, with the line; `SandboxRefused`, `MachineError` as `Judge`;
+        before anything is judged, `UsageError` for a language that the judge does not know, `MachineError` for one that
+        is not installed.
     """
     if not verdicts.parent.is_dir():
         raise DataError(
@@ -42,6 +44,7 @@ def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSe
             Judge(settings) as judge,
             progress("judge", len(jobs), "answers", quiet=quiet) as bar,
         ):
+            judge.require({job.problem.language for job in jobs})
             for job, verdict in judge.judge_all(jobs):
                 task_id, index = job.key
                 file.write(json.dumps(verdict_row(task_id, index, verdict), ensure_ascii=False) + "\n")

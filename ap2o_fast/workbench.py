@@ -66,6 +66,7 @@ class Workbench:
         sets, excluded = load_sets(self.config, self.tokenizer, self.judge.check_reference, known)
         if known is None:
             self.folder.write_json("excluded.json", excluded)
+        self.judge.require({problem.language for problems in sets.values() for problem in problems})
         return sets
 
     def book(self, name: str) -> ErrorBook:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from ap2o_fast import doctor
 from ap2o_fast.doctor import Finding, findings
 from ap2o_fast.judge import detect_level
+from ap2o_fast.judge.languages import language
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,21 @@ def test_the_sandbox_is_what_the_judge_detects(found: dict[str, Finding]) -> Non
     level, _ = detect_level()
     assert f"level {level}" in found["sandbox"].detail
     assert found["sandbox"].status == ("ok" if level >= 2 else "fail")
+
+
+def test_it_tells_which_languages_can_be_judged(found: dict[str, Finding], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found["judge, python"].detail == platform.python_version()
+    for name, program in (("javascript", "node"), ("cpp", "g++")):
+        if language.find(program):
+            said = subprocess.run(
+                [language.find(program), "--version"], capture_output=True, text=True, check=True
+            ).stdout
+            assert found[f"judge, {name}"].detail == said.splitlines()[0]
+    monkeypatch.setattr(language, "_FOLDERS", ("/nowhere",))
+    absent = {finding.name: finding for finding in doctor._languages()}
+    assert absent["judge, cpp"].detail == "not judged, optional: there is no g++ and no objdump in /nowhere"
+    assert "apt install g++" in absent["judge, cpp"].fix
+    assert absent["judge, python"].detail == platform.python_version()
 
 
 def test_whatever_is_not_well_comes_with_a_fix(found: dict[str, Finding]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ap2o_fast.judge.analysis import error_message, error_type
+from ap2o_fast.judge.languages import LANGUAGES
 from ap2o_fast.judge.verdict import ErrorType, Verdict
 
 _LONGEST_MESSAGE = 500
@@ -18,12 +19,13 @@ _NEARLY_ALL = 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one answer may use: CPU and wall seconds, MiB of address space, bytes of output."""
+    """What one answer may use: CPU and wall seconds, MiB of memory, bytes of output; its language has the rest."""
 
     cpu: float
     wall: float
     memory_mib: int
     output: int
+    language: str
 
 
 def decide(reply: Mapping[str, Any], limits: Limits, level: int) -> Verdict | str:
@@ -75,7 +77,7 @@ def _decide(
     if outcome == "wrong":
         return ErrorType.WrongResult, 0, message
     if outcome == "raised":
-        error = ErrorType.SyntaxError if finding["phase"] == "compile" else error_type(finding["names"])
+        error = error_type(finding["names"])
         return error, finding["line"], error_message(error, finding)
     if run["killed"] == "wall":
         return ErrorType.TimeoutError, 0, f"still running after {limits.wall:g} s"
@@ -100,4 +102,7 @@ def _vanished(run: Mapping[str, Any], limits: Limits, level: int, *, compiling: 
     # From level 2 on an answer cannot signal, not even itself: the kernel killed it for want of memory.
     if number == signal.SIGKILL and (level >= 2 or run["peak_mib"] > _NEARLY_ALL * limits.memory_mib):
         return ErrorType.MemoryError, 0, f"killed while using {run['peak_mib']:.0f} MiB"
+    # A runtime that finds no memory aborts. Python does not: there a signal near the limit is a crash like any other.
+    if LANGUAGES[limits.language].policy().spare_mib is not None and run["peak_mib"] > _NEARLY_ALL * limits.memory_mib:
+        return ErrorType.MemoryError, 0, f"ended by {name} while using {run['peak_mib']:.0f} MiB"
     return ErrorType.OtherError, 0, f"killed by {name}"

@@ -7,6 +7,7 @@ more (the function object itself, callbacks, changes to its arguments) is `Canno
 from __future__ import annotations
 
 import builtins
+import contextlib
 import random
 import reprlib
 import types
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 
 from ap2o_fast.judge import values
 from ap2o_fast.judge.compare import matches
+from ap2o_fast.judge.languages import LANGUAGES
 from ap2o_fast.judge.testsource import COUNTER, CannotJudge, TestProgram, compile_test
 from ap2o_fast.judge.wire import BadFrame, Channel, Closed
 
@@ -49,10 +51,11 @@ class Examiner:
         self.inputs: list[Any] = problem["inputs"]
         self.unjudgeable = ""
         try:
-            self.before = [compile(problem[part], f"<{part}>", "exec") for part in ("preamble", "setup")]
+            # Tests are Python whatever the answers are; a preamble is in the answers' language.
+            parts = ("preamble", "setup") if problem["language"] == "python" else ("setup",)
+            self.before = [compile(problem[part], f"<{part}>", "exec") for part in parts]
             if not self.inputs:
-                known = (problem["preamble"], problem["setup"])
-                self.program = compile_test(problem["test"], self.entry_point, known)
+                self.program = compile_test(problem["test"], self.entry_point, [problem[part] for part in parts])
         except (SyntaxError, ValueError, RecursionError, CannotJudge) as error:
             self.unjudgeable = str(error)
 
@@ -64,11 +67,11 @@ class Examiner:
         """
         if self.unjudgeable:
             return {"outcome": "unjudgeable", "message": self.unjudgeable, "passed": 0, "total": 0}
-        candidate = _Candidate(answer, self.entry_point)
+        candidate = _Candidate(answer, self.entry_point, LANGUAGES[self.problem["language"]].tags)
         counter = _Counter(candidate, self.program.sources if self.program else ())
         total = self._total(0)
         try:
-            candidate.start(code, self.problem["preamble"], self.problem["language"])
+            candidate.start(code, self.problem["preamble"])
             finding = self._run(candidate, counter, mode)
         except _Stop as stop:
             finding = stop.finding
@@ -134,7 +137,7 @@ class Examiner:
 class _Candidate:
     """What the test takes for the answer's function."""
 
-    def __init__(self, answer: Channel, name: str) -> None:
+    def __init__(self, answer: Channel, name: str, tags: frozenset[str] | None) -> None:
         self.__name__ = name
         self.phase = "start"
         self.stopped: dict[str, Any] | None = None
@@ -142,19 +145,23 @@ class _Candidate:
         self.raised: tuple[BaseException, dict[str, Any]] | None = None
         self.value: Any = None
         self._answer = answer
+        self._tags = tags
         self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
-    def start(self, code: str, preamble: str, language: str) -> None:
+    def start(self, code: str, preamble: str) -> None:
         """Hand over the answer once the jail is closed."""
         first = self._receive()
         if first != ["jailed"]:
             self._stop({"outcome": "failed", "message": str(first[-1])[:500]})
         self.phase = "compile"
-        self._send({"code": code, "preamble": preamble, "entry_point": self.__name__, "language": language})
+        with contextlib.suppress(Closed):  # it may have said why it ends without waiting for this
+            self._answer.send({"code": code, "preamble": preamble, "entry_point": self.__name__})
 
     def wait_ready(self) -> None:
         """Return once the answer's function exists."""
         reply = self._receive()
+        if type(reply) is list and reply[:1] == ["failed"]:  # nothing of the answer has run yet
+            self._stop({"outcome": "failed", "message": str(reply[-1])[:500]})
         if reply == ["compiled"]:
             self.phase = "load"
             reply = self._receive()
@@ -169,6 +176,9 @@ class _Candidate:
             forms = [values.encode(arguments), values.encode(keywords)]
         except values.NotInert as error:
             self._stop({"outcome": "unjudgeable", "message": f"the test passes {error} to {self.__name__}"})
+        if self._tags is not None and (keywords or not values.tags(forms[0]) <= self._tags):
+            what = "keywords" if keywords else "values that its language does not have"
+            self._stop({"outcome": "unjudgeable", "message": f"the test passes {what} to {self.__name__}"})
         self._arguments = (arguments, keywords)
         self._send(forms)
         reply = self._receive()
@@ -201,7 +211,7 @@ class _Candidate:
     def _raised_outside(self, reply: Any) -> NoReturn:
         report = _checked_report(reply)
         phase = reply[1] if type(reply) is list and len(reply) == 3 else ""
-        if phase == "preamble":
+        if phase == "preamble" and self.phase == "compile":  # later it would be the answer that says so
             self._stop({"outcome": "unjudgeable", "message": f"the problem's preamble raised {report['class']}"})
         self._stop({"outcome": "raised", **report})
 

@@ -23,7 +23,7 @@ class Examiners:
     """Knows problems by key and has an examiner run for each that is asked for."""
 
     def __init__(self, features: jail.Features) -> None:
-        self._walls = jail.Walls(features, examiner=True)
+        self._walls = jail.Walls(features, jail.EXAMINER, work=None)
         self._known: collections.OrderedDict[str, tuple[Examiner, int]] = collections.OrderedDict()
         self._bytes = 0
         self._alive: collections.OrderedDict[str, Helper] = collections.OrderedDict()
@@ -72,7 +72,7 @@ class Examiners:
 def _serve(end: socket.socket, examiner: Examiner, walls: jail.Walls) -> None:
     """The examiner's process: judge one answer after another until the supervisor is gone."""
     os.dup2(os.open("/dev/null", os.O_WRONLY), 2)
-    jail.confine(walls, memory_mib=_MEMORY_MIB, cpu_seconds=None, processes=True)
+    jail.confine(walls, memory_mib=_MEMORY_MIB, cpu_seconds=None)
     walls.close()
     supervisor = Channel(end)
     while True:

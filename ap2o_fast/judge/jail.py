@@ -18,12 +18,46 @@ from ap2o_fast.judge import kernel, syscalls
 
 # An answer's working folder is a mount of its own in a folder that holds nothing else: a Landlock rule for the latter
 # covers every such mount, so one set of rules serves all answers. /tmp leads to it.
-_BOX = "/box"
-WORK_DIR = f"{_BOX}/tmp"
+BOX = "/box"
+WORK_DIR = f"{BOX}/tmp"
 _WORK_OPTIONS = "size=16m,nr_inodes=1024,mode=700"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _NOBODY = 65534
 _FILES, _FILE_BYTES = 32, 8 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What a process in the jail may do beyond the least. Each field that is set is a hole; docs/sandbox.md lists them.
+
+    Attributes:
+        calls: groups of system calls, as `syscalls.program` names them.
+        execute: files and folders of programs that may be executed; the dynamic loader comes with them.
+        run_made: programs that lie in the work folder may be executed.
+        processes: how many processes and threads the user of these namespaces may have. Without namespaces this
+            would count all of the user's, so there only `calls` and the cgroup limit them.
+        spare_mib: None: the memory limit is one of address space. Else for a program that reserves much more than it
+            uses: the limit is one of private writable memory, and so much is added for the program's own.
+        least_mib, least_cpu_seconds: limits below these are raised to them, for a compiler.
+    """
+
+    calls: tuple[str, ...] = ()
+    execute: tuple[str, ...] = ()
+    run_made: bool = False
+    processes: int | None = 0
+    spare_mib: int | None = None
+    least_mib: int = 0
+    least_cpu_seconds: int = 0
+
+
+LEAST = Policy()
+EXAMINER = Policy(calls=("examiner",), processes=None)
+_LOADERS = (
+    "/lib64/ld-linux-x86-64.so.2",
+    "/lib/ld-linux-aarch64.so.1",
+    "/lib/ld-musl-x86_64.so.1",
+    "/lib/ld-musl-aarch64.so.1",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,17 +137,14 @@ class Walls:
     """The two walls that can be built beforehand and serve many processes: file rules and the system-call filter.
 
     Args:
-        work: the folder that stays writable; None in namespaces is the answer's own mount.
-        examiner: for the examiner, which writes nothing and takes descriptors from the supervisor.
+        policy: what stays open in them.
+        work: the folder that stays writable; by default the answer's own mount, None for none.
     """
 
-    def __init__(self, features: Features, *, work: str | None = None, examiner: bool = False) -> None:
-        rules = [(path, kernel.READ) for path in interpreter_paths()]
-        rules += [(path, kernel.READ_WRITE_FILE) for path in _DEVICES]
-        if not examiner:
-            rules.append((work or _BOX, kernel.WORK))
-        self._ruleset = None if features.landlock else kernel.landlock_ruleset(rules)
-        self._filter = None if features.seccomp else syscalls.Filter(syscalls.program(examiner=examiner))
+    def __init__(self, features: Features, policy: Policy = LEAST, *, work: str | None = BOX) -> None:
+        self.features, self.policy = features, policy
+        self._ruleset = None if features.landlock else kernel.landlock_ruleset(_file_rules(policy, work))
+        self._filter = None if features.seccomp else syscalls.Filter(syscalls.program(*policy.calls))
 
     def shut(self) -> None:
         """Put this process behind them, for ever. Needs no_new_privs."""
@@ -134,26 +165,41 @@ class Walls:
             self._ruleset = None
 
 
-def confine(walls: Walls, *, memory_mib: int, cpu_seconds: int | None, processes: bool = False) -> None:
-    """Give up, for ever, whatever can be given up.
+def _file_rules(policy: Policy, work: str | None) -> list[tuple[str, int]]:
+    rules = [(path, kernel.READ) for path in interpreter_paths()]
+    rules += [(path, kernel.READ_WRITE_FILE) for path in _DEVICES]
+    rules += [(path, kernel.READ | kernel.EXECUTE) for path in policy.execute]
+    if work is not None:
+        rules.append((work, kernel.WORK | (kernel.EXECUTE if policy.run_made else 0)))
+    if policy.execute or policy.run_made:
+        rules += [(path, kernel.READ | kernel.EXECUTE) for path in _LOADERS]
+    return rules
+
+
+def confine(walls: Walls, *, memory_mib: int, cpu_seconds: int | None) -> None:
+    """Give up, for ever, whatever the walls' policy allows to give up. A second call can only give up more.
 
     Args:
-        memory_mib: address-space limit.
+        memory_mib: limit of memory.
         cpu_seconds: the kernel's CPU limit, a back-stop behind the fork server's.
-        processes: leave the process limit alone.
     """
+    policy = walls.policy
+    memory_mib = max(memory_mib, policy.least_mib)
     limits = [
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, _FILE_BYTES),
         (resource.RLIMIT_NOFILE, _FILES),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_AS, memory_mib << 20),
     ]
-    if not processes:
-        limits.append((resource.RLIMIT_NPROC, 0))
+    if policy.spare_mib is None:
+        limits.append((resource.RLIMIT_AS, memory_mib << 20))
+    else:
+        limits.append((resource.RLIMIT_DATA, (memory_mib + policy.spare_mib) << 20))
+    if policy.processes == 0 or (policy.processes and not walls.features.namespaces):
+        limits.append((resource.RLIMIT_NPROC, policy.processes))
     if cpu_seconds is not None:
-        limits.append((resource.RLIMIT_CPU, cpu_seconds))
+        limits.append((resource.RLIMIT_CPU, max(cpu_seconds, policy.least_cpu_seconds)))
     for name, value in limits:
         ceiling = resource.getrlimit(name)[1]
         value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)

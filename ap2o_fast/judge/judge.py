@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from ap2o_fast.errors import MachineError, SandboxRefused, UsageError
 from ap2o_fast.judge import values
-from ap2o_fast.judge.analysis import ANALYSERS
 from ap2o_fast.judge.decide import Limits, clean, decide
 from ap2o_fast.judge.jail import describe
 from ap2o_fast.judge.lane import Lane, LaneLost
+from ap2o_fast.judge.languages import LANGUAGES, require
 from ap2o_fast.judge.verdict import ErrorType, Verdict
 
 if TYPE_CHECKING:  # the judge's processes import this package, and want nothing of what these import
@@ -31,7 +31,6 @@ _REFERENCE_FACTOR = 30.0
 _REMEMBERED = 4096
 # Judged at the start and after every so many answers.
 _CANARY_EVERY = 500
-_CANARIES = (("def f(x): return x + 1", ErrorType.Passed), ("def f(x): return x", ErrorType.WrongResult))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +102,12 @@ class Judge:
         self._tasks: collections.OrderedDict[int, _Task] = collections.OrderedDict()
         self._numbers = 0
         self._judged = itertools.count(1)
-        self._canary = Problem(task_id="canary", prompt="", entry_point="f", test="assert f(2) == 3")
+        self._canaries = {
+            name: Problem(task_id="canary", prompt="", entry_point="f", test="assert f(2) == 3", language=name)
+            for name in LANGUAGES
+        }
+        self._trusted: set[str] = set()
+        self._first_use = threading.Lock()
 
     @property
     def level(self) -> int:
@@ -124,7 +128,7 @@ class Judge:
             for _ in range(self._workers - 1):
                 self._lanes.put(None)  # started when first needed
             self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="judge")
-            self._self_test()
+            self.require(["python"])
         except LaneLost as error:
             self.close()
             raise MachineError("the judge does not start", why=str(error), do="`ap2o doctor` shows why") from None
@@ -184,33 +188,45 @@ class Judge:
         """None if the problem's solution passes its own tests (or there is none), else the reason."""
         if problem.solution is None:
             return None
+        self.require([problem.language])
         verdict = self._pool_open().submit(self._reference_of, problem).result()
         return None if verdict.passed else f"{verdict.error.name}: {verdict.message}"
 
+    def require(self, names: Iterable[str]) -> None:
+        """Return if this judge can judge answers in these languages; a first use judges known answers in each.
+
+        Errors: as `languages.require`, and `MachineError` where the known answers do not get their verdicts.
+        """
+        with self._first_use:
+            new = sorted(set(names) - self._trusted)
+            require(new, self.settings.memory_mib)
+            for name in new:
+                self._self_test(name)
+                self._trusted.add(name)
+
     def _submit(self, problem: Problem, code: str) -> Future[Verdict]:
-        if problem.language not in ANALYSERS:
-            raise UsageError(
-                f"problem {problem.task_id} is in {problem.language}", why=f"the judge knows {', '.join(ANALYSERS)}"
-            )
-        return self._pool_open().submit(self._judge_watched, problem, code)
+        pool = self._pool_open()
+        self.require([problem.language])
+        return pool.submit(self._judge_watched, problem, code)
 
     def _pool_open(self) -> ThreadPoolExecutor:
         if self._pool is None:
             raise UsageError("this judge is not open", do="use it as `with Judge(settings) as judge:`")
         return self._pool
 
-    def _limits(self, cpu: float) -> Limits:
+    def _limits(self, cpu: float, language: str) -> Limits:
         settings = self.settings
         return Limits(
             cpu=cpu,
-            wall=cpu * settings.wall_factor,
+            wall=cpu * settings.wall_factor + LANGUAGES[language].build_seconds,
             memory_mib=settings.memory_mib,
             output=settings.output_kib << 10,
+            language=language,
         )
 
     def _judge_watched(self, problem: Problem, code: str) -> Verdict:
         if next(self._judged) % _CANARY_EVERY == 0:
-            self._self_test()
+            self._self_test(problem.language)
         return self._judge_one(problem, code)
 
     def _judge_one(self, problem: Problem, code: str) -> Verdict:
@@ -221,7 +237,7 @@ class Judge:
                 task.refused = f"the reference solution fails: {reference.error.name}: {reference.message}"
         if task.refused:
             return Verdict(error=ErrorType.Unjudgeable, message=clean(task.refused), sandbox_level=self._level)
-        verdict = self._run(task, code, "judge", self._limits(self.settings.cpu_seconds))
+        verdict = self._run(task, code, "judge", self._limits(self.settings.cpu_seconds, problem.language))
         if problem.solution is None or verdict.passed or not verdict.error.is_failure:
             return verdict
         if verdict.error is ErrorType.TimeoutError:
@@ -229,7 +245,7 @@ class Judge:
             reference = self._reference(task)
             allowed = self.settings.reference_factor * reference.cpu_seconds
             if reference.passed and allowed > self.settings.cpu_seconds:
-                verdict = self._run(task, code, "judge", self._limits(allowed))
+                verdict = self._run(task, code, "judge", self._limits(allowed, problem.language))
         return verdict
 
     def _reference_of(self, problem: Problem) -> Verdict:
@@ -242,7 +258,7 @@ class Judge:
         """The reference solution's own verdict, run once, with a generous limit; fills `expected` where it is open."""
         with task.lock:
             if task.reference is None:
-                limits = self._limits(self.settings.cpu_seconds * _REFERENCE_FACTOR)
+                limits = self._limits(self.settings.cpu_seconds * _REFERENCE_FACTOR, task.problem.language)
                 mode = "judge" if task.problem.test or "expected" in task.wire else "compute"
                 task.reference = self._run(task, task.problem.solution or "", mode, limits)
                 task.ready = True
@@ -296,13 +312,14 @@ class Judge:
             self._open.add(lane)
         return lane
 
-    def _self_test(self) -> None:
+    def _self_test(self, language: str) -> None:
         """A known right and a known wrong answer: an unexpected verdict stops everything."""
-        for code, error in _CANARIES:
-            verdict = self._judge_one(self._canary, code)
+        known = LANGUAGES[language].canaries
+        for code, error in ((known.right, ErrorType.Passed), (known.wrong, ErrorType.WrongResult)):
+            verdict = self._judge_one(self._canaries[language], code)
             if verdict.error is not error and self._pool is not None:
                 raise MachineError(
-                    f"the judge fails its self-test: {error.name} expected, got {verdict.error.name}",
+                    f"the judge fails its self-test in {language}: {error.name} expected, got {verdict.error.name}",
                     why=verdict.message,
                     do="`ap2o doctor` shows what the sandbox can do here",
                 )

@@ -31,12 +31,12 @@ _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 # Access rights of Landlock by the ABI that brought them: 13 rights, then REFER, TRUNCATE, IOCTL_DEV.
 _FS_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}
 _FS_RIGHTS_LATEST = (1 << 16) - 1
-_WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 14
+EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1, 1 << 1, 1 << 2, 1 << 3, 1 << 14
 READ = _READ_FILE | _READ_DIR
 READ_WRITE_FILE = _READ_FILE | _WRITE_FILE | _TRUNCATE
 # Files, folders and links may be made; devices, sockets and pipes may not, and nothing may be executed.
 WORK = READ_WRITE_FILE | _READ_DIR | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13
-_FILE_ONLY = READ_WRITE_FILE
+_FILE_ONLY = READ_WRITE_FILE | EXECUTE
 
 _CAPABILITIES_OF_SELF, _NO_CAPABILITIES = struct.pack("=Ii", 0x20080522, 0), bytes(24)
 

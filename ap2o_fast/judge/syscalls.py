@@ -34,19 +34,32 @@ _ALLOWED = """
     recvfrom:45:207 sendto:44:206 set_robust_list:273:99 rseq:334:293 membarrier:324:283 getcpu:309:168
     copy_file_range:326:285 sendfile:40:71
 """
-# The examiner also takes descriptors from the supervisor.
-_EXAMINER = "recvmsg:47:212 sendmsg:46:211"
+# More, by what it is for. `execute`: to become another program and start up as it. `processes`: to start others.
+# `tighten`: to close the jail a second time, once a compiler is done.
+_GROUPS = {
+    "examiner": "recvmsg:47:212 sendmsg:46:211",  # takes descriptors from the supervisor
+    "execute": "execve:59:221 arch_prctl:158 set_tid_address:218:96",
+    "threads": "",
+    "tighten": "prctl:157:167 capset:126:91 landlock_create_ruleset:444:444 landlock_add_rule:445:445 "
+    "landlock_restrict_self:446:446",
+    "processes": "clone:56:220 vfork:58 wait4:61:260",
+}
 
-# Calls that depend on one argument: (numbers, which argument, its values, what follows for these, and for others).
-_ALLOW, _DENY = 0x7FFF0000, 0x00050001  # the latter is EPERM
+_ALLOW, _DENY, _ABSENT = 0x7FFF0000, 0x00050001, 0x00050026  # the latter two are EPERM and ENOSYS
+_LOAD, _JUMP_EQUAL, _JUMP_ABOVE, _JUMP_NOT_BELOW, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
+
+# Calls that depend on one argument: (numbers, which argument, test, its values, what follows if it holds, and if not).
 _CONDITIONAL = (
-    (("prlimit64", 302, 261), 0, (0,), _ALLOW, _DENY),  # limits of oneself only
-    (("fcntl", 72, 25), 1, (8, 15), _DENY, _ALLOW),  # not F_SETOWN, F_SETOWN_EX: they name who gets a signal
-    (("ioctl", 16, 29), 1, (0x5421,), _ALLOW, _DENY),  # FIONBIO, for time-outs of sockets
+    (("prlimit64", 302, 261), 0, _JUMP_EQUAL, (0,), _ALLOW, _DENY),  # limits of oneself only
+    (("fcntl", 72, 25), 1, _JUMP_EQUAL, (8, 15), _DENY, _ALLOW),  # not F_SETOWN(_EX): they name who gets a signal
+    (("ioctl", 16, 29), 1, _JUMP_EQUAL, (0x5421,), _ALLOW, _DENY),  # FIONBIO, for time-outs of sockets
 )
+_CLONE_THREAD = (("clone", 56, 220), 0, _JUMP_BITS, (0x10000,), _ALLOW, _DENY)
+# Its flags lie in memory, where no filter can see them; told that there is no such call, the C library takes clone.
+_NO_CLONE3 = (("clone3", 435, 435), 0, _JUMP_EQUAL, (), _ABSENT, _ABSENT)
+_GROUP_CONDITIONS = {"threads": (_CLONE_THREAD, _NO_CLONE3), "processes": (_NO_CLONE3,)}
 
 _MACHINES = {"x86_64": (0xC000003E, 1), "aarch64": (0xC00000B7, 2)}
-_LOAD, _JUMP_EQUAL, _JUMP_ABOVE, _JUMP_NOT_BELOW, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x06
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 
@@ -62,17 +75,22 @@ def supported() -> str:
     return ""
 
 
-def program(*, examiner: bool = False) -> bytes:
-    """The filter for this machine, as an array of `struct sock_filter`."""
+def program(*groups: str) -> bytes:
+    """The filter for this machine, as an array of `struct sock_filter`.
+
+    Args:
+        groups: what is allowed beyond the least: ``examiner``, ``execute``, ``threads``, ``processes``, ``tighten``.
+    """
     architecture, column = _MACHINES[platform.machine()]
-    calls = [entry.split(":") for entry in (_ALLOWED + (_EXAMINER if examiner else "")).split()]
+    calls = [entry.split(":") for entry in " ".join([_ALLOWED, *(_GROUPS[name] for name in groups)]).split()]
+    conditions = [*_CONDITIONAL, *(condition for name in groups for condition in _GROUP_CONDITIONS.get(name, ()))]
     numbers = sorted({int(call[column]) for call in calls if len(call) > column})
     code = [(_LOAD, 0, 0, 4), (_JUMP_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _DENY), (_LOAD, 0, 0, 0)]
-    for call, argument, matching, then, otherwise in _CONDITIONAL:
+    for call, argument, test, matching, then, otherwise in conditions:
         # The low half of the 64-bit argument: all of these are ints in the kernel.
         body = [(_LOAD, 0, 0, 16 + 8 * argument)]
         for value in matching:
-            body += [(_JUMP_EQUAL, 0, 1, value), (_RETURN, 0, 0, then)]
+            body += [(test, 0, 1, value), (_RETURN, 0, 0, then)]
         body.append((_RETURN, 0, 0, otherwise))
         code += [(_JUMP_EQUAL, 0, len(body), int(call[column])), *body]
     # Runs of neighbouring numbers, ascending: the kernel walks the program once for every number when it is installed.

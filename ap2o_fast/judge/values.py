@@ -75,6 +75,13 @@ def decode(form: Any) -> Any:
         raise NotInert(f"a malformed value ({type(error).__name__})") from None
 
 
+def tags(form: Any) -> set[str]:
+    """The types that a form made by `encode` names; scalars that JSON keeps name none."""
+    if type(form) is not list:
+        return set()
+    return {form[0]}.union(*(tags(item) for item in form[1:]))
+
+
 class _Encoder:
     def __init__(self) -> None:
         self.nodes = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import gc
 import importlib
 import math
@@ -23,7 +24,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ap2o_fast.judge import jail, kernel, leftovers
-from ap2o_fast.judge.child import rehearse, run_answer
+from ap2o_fast.judge.child import run_answer
+from ap2o_fast.judge.languages import LANGUAGES
+from ap2o_fast.judge.languages.python import rehearse
 from ap2o_fast.judge.watch import Watch
 from ap2o_fast.judge.wire import Channel, Closed, adopt
 
@@ -87,12 +90,10 @@ class _Server:
         self._owners: dict[int, Watch] = {}  # of the descriptors that are polled
         self._poll = select.poll()
         self._poll.register(requests.fileno(), select.POLLIN)
-        # With namespaces an answer's folder and processes end with it, and one pair of walls serves all.
-        self._walls: jail.Walls | None = None
+        # With namespaces an answer's folder and processes end with it, and one pair of walls serves a whole language.
+        self._walls: dict[str, jail.Walls] = {}
         self._folders: dict[int, str] = {}  # without namespaces: of each process
-        if not features.namespaces:
-            self._walls = jail.Walls(features)
-        else:
+        if features.namespaces:
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
 
     def run(self) -> None:
@@ -135,13 +136,17 @@ class _Server:
             self._poll.register(descriptor, select.POLLIN)
 
     def _fork(self, kept: Sequence[int], limits: dict[str, Any]) -> int:
-        if self._walls is not None:
+        language = limits["language"]
+        policy = LANGUAGES[language].policy()
+        if not self._features.namespaces:
+            if language not in self._walls:
+                self._walls[language] = jail.Walls(self._features, policy)
             child = jail.fork()
             if child == 0:
-                _become_answer(kept, self._walls, None, limits)
+                _become_answer(kept, self._walls[language], None, limits)
             return child
         folder = leftovers.new_folder()
-        walls = jail.Walls(self._features, work=folder)
+        walls = jail.Walls(self._features, policy, work=folder)
         child = os.fork()
         if child == 0:
             _become_answer(kept, walls, folder, limits)
@@ -185,11 +190,13 @@ def _become_answer(kept: Sequence[int], walls: jail.Walls, folder: str | None, l
         if folder is None:
             jail.fresh_folder()
         os.chdir(folder or jail.WORK_DIR)
-        jail.confine(walls, memory_mib=limits["memory_mib"], cpu_seconds=int(limits["cpu"]) + 2)
+        shut = functools.partial(jail.confine, memory_mib=limits["memory_mib"], cpu_seconds=int(limits["cpu"]) + 2)
+        shut(walls)
         os.closerange(_CHANNEL_FD + 1, _HIGH_FD + 100)
         end = adopt(_CHANNEL_FD)
     except OSError as error:
         with contextlib.suppress(Closed, OSError):
             Channel(adopt(_CHANNEL_FD)).send(["failed", str(error)])
         os._exit(97)
-    run_answer(end)
+    work = jail.BOX if folder is None else folder
+    run_answer(end, LANGUAGES[limits["language"]], lambda policy: shut(jail.Walls(walls.features, policy, work=work)))

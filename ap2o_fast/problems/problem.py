@@ -24,7 +24,8 @@ class Problem:
         preamble: source that every answer may rely on because the prompt shows it (imports, helper functions);
             runs before the answer, in the answer's own namespace, and before `setup` for the tests.
         solution: a reference answer, complete source, where the data set has one.
-        language: which analyser judges the answers.
+        language: what the answers are written in: ``python``, ``javascript`` or ``cpp``. Tests and `setup` are Python
+            all the same: they run in the examiner. `preamble` and `solution` are in the answers' language.
         split: ``train``, ``quiz``, ``test``, or empty where the source does not say.
         source: the file or data set it came from, for messages.
     """
