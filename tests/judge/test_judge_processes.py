@@ -159,6 +159,7 @@ def test_more_problems_than_examiners_in_turn() -> None:
 
 def test_problems_wanted_least_lately_are_forgotten() -> None:
     wire = {"entry_point": "f", "test": "assert f(1) == 1", "setup": "", "preamble": "", "inputs": []}
+    wire["language"] = "python"
     examiners = Examiners(Features(**dict.fromkeys(ALL, "no")))
     for key in ("a", "b", "c"):
         examiners.learn(key, wire, size=3 << 20)
