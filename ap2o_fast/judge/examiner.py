@@ -7,6 +7,7 @@ more (the function object itself, callbacks, changes to its arguments) is `Canno
 from __future__ import annotations
 
 import builtins
+import json
 import random
 import reprlib
 import types
@@ -117,11 +118,14 @@ class Examiner:
             return _why_test_raised(error, candidate)
 
     def _run_inputs(self, candidate: _Candidate, counter: _Counter, mode: str) -> dict[str, Any]:
-        results = []
+        results, size = [], 0
         for number, form in enumerate(self.inputs):
             value = candidate(*values.decode(form))
             if mode == "compute":
                 results.append(values.encode(value))
+                size += len(json.dumps(results[-1]))
+                if size > _LONGEST_REPLY:  # they would not fit into one frame
+                    return {"outcome": "unjudgeable", "message": f"its results exceed {_LONGEST_REPLY >> 20} MiB"}
                 continue
             # Decoded anew each time: an iterator among them would be used up.
             expected = values.decode(self.problem["expected"][number])

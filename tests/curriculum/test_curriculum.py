@@ -131,6 +131,7 @@ def test_pools_drop_repeated_flaky_and_unjudged_answers_and_say_why(tmp_path: Pa
         "one-pass": [(1, E.Passed), (1, E.Passed), (3, E.NameError), (4, E.TypeError)],
         "no-fail": [(1, E.Passed), (2, E.Passed), (3, E.SandboxFailure), (4, E.NameError)],
         "flaky": [(1, E.Passed), (2, E.Passed), (2, E.TimeoutError), (3, E.NameError), (4, E.NameError)],
+        "judged twice": [(1, E.Passed), (2, E.Passed), (2, E.Flaky), (3, E.TypeError), (4, E.TypeError), (3, E.Flaky)],
     }
     with ErrorBook.create(tmp_path / "book") as book:
         for task_id, given in answers.items():
@@ -145,6 +146,11 @@ def test_pools_drop_repeated_flaky_and_unjudged_answers_and_say_why(tmp_path: Pa
             "1 distinct failed"
         )
         assert dropped["flaky"].startswith("1 distinct passed"), "answer 2 passed once and timed out once"
+        assert dropped["judged twice"].startswith("1 distinct passed"), "answer 2 was found flaky once"
+        lenient = CurriculumSettings(min_passed=1, min_failed=1)
+        (kept,) = [one for one in make_pools(book, lenient)[0] if book.task_ids[one.problem] == "judged twice"]
+        start = sum(len(given) for given in list(answers.values())[:-1])
+        assert (kept.passed - start).tolist() == [0] and (kept.failed - start).tolist() == [4]
 
 
 def row(task_id: str, sample: int, token: int, error: E) -> Row:
