@@ -51,7 +51,9 @@ def make_pools(book: ErrorBook, settings: CurriculumSettings, *, round: int = 0)
         both = np.intersect1d(digest[passed], digest[failed])
         flaky = np.union1d(both, digest[mine[kinds == ErrorType.Flaky]])
         passed, failed = passed[~np.isin(digest[passed], flaky)], failed[~np.isin(digest[failed], flaky)]
-        if len(passed) < settings.min_passed:
+        if (kinds >= ErrorType.Unjudgeable).all():
+            dropped[task_id] = f"none of {len(mine)} answers could be judged: {book.message(int(mine[0]))}"
+        elif len(passed) < settings.min_passed:
             dropped[task_id] = f"{len(passed)} distinct passed of {len(mine)} answers, {settings.min_passed} needed"
         elif len(failed) < settings.min_failed:
             dropped[task_id] = f"{len(failed)} distinct failed of {len(mine)} answers, {settings.min_failed} needed"

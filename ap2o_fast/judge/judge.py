@@ -187,35 +187,43 @@ class Judge:
         task = self._task(problem)
         if not task.ready and not task.refused and "expected" not in task.wire:
             reference = self._reference(task)
-            if not reference.passed:
-                task.refused = f"the reference solution fails: {reference.error.name}: {reference.message}"
+            if reference.error is ErrorType.SandboxFailure:
+                return reference
         if task.refused:
-            return Verdict(error=ErrorType.Unjudgeable, message=clean(task.refused), sandbox_level=self._level)
+            return self._unjudgeable(task)
         verdict = self._run(task, code, "judge", self._limits(self.settings.cpu_seconds), used)
-        if problem.solution is None or verdict.passed or not verdict.error.is_failure:
+        if problem.solution is None or not verdict.error.is_failure:
             return verdict
-        if verdict.error is ErrorType.TimeoutError:
-            # Only now is the reference worth a run: most answers never need to know how long it takes.
-            reference = self._reference(task)
-            allowed = self.settings.reference_factor * reference.cpu_seconds
-            if reference.passed and allowed > self.settings.cpu_seconds:
-                verdict = self._run(task, code, "judge", self._limits(allowed), used)
+        # An answer fails: only now is the reference worth a run, to learn whether any can pass, and in how much time.
+        reference = self._reference(task)
+        if reference.error not in (ErrorType.Passed, ErrorType.SandboxFailure):
+            return self._unjudgeable(task)
+        allowed = self.settings.reference_factor * reference.cpu_seconds
+        if verdict.error is ErrorType.TimeoutError and allowed > self.settings.cpu_seconds:
+            verdict = self._run(task, code, "judge", self._limits(allowed), used)
         return verdict
+
+    def _unjudgeable(self, task: _Task) -> Verdict:
+        return Verdict(error=ErrorType.Unjudgeable, message=clean(task.refused), sandbox_level=self._level)
 
     def _reference_of(self, problem: Problem) -> Verdict:
         task = self._task(problem)
-        if task.refused:
-            return Verdict(error=ErrorType.Unjudgeable, message=clean(task.refused))
-        return self._reference(task)
+        return self._unjudgeable(task) if task.refused else self._reference(task)
 
     def _reference(self, task: _Task) -> Verdict:
-        """The reference solution's own verdict, run once, with a generous limit; fills `expected` where it is open."""
+        """The reference solution's own verdict, run once, with a generous limit; fills `expected` where it is open.
+
+        Where it fails the problem is broken: from then on `task.refused` says why no answer to it can be judged.
+        """
         with task.lock:
-            if task.reference is None:
+            if task.reference is None or task.reference.error is ErrorType.SandboxFailure:
                 limits = self._limits(self.settings.cpu_seconds * _REFERENCE_FACTOR)
                 mode = "judge" if task.problem.test or "expected" in task.wire else "compute"
                 task.reference = self._run(task, task.problem.solution or "", mode, limits, [])
-                task.ready = True
+                task.ready = task.reference.error is not ErrorType.SandboxFailure
+                if task.ready and not task.reference.passed:
+                    why = f"{task.reference.error.name}: {task.reference.message}"
+                    task.refused = f"the reference solution fails: {why}"
             return task.reference
 
     def _run(self, task: _Task, code: str, mode: str, limits: Limits, used: list[Lane]) -> Verdict:

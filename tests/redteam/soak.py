@@ -1,6 +1,6 @@
 """Thousands of programs, honest and hostile, through one judge: afterwards everything must be as it was before.
 
-    make soak        or        python tests/redteam/soak.py [--count 10000] [--hostile 0.03] [--workers 2]
+    make soak, or: python tests/redteam/soak.py [--count 10000] [--hostile 0.03] [--workers 2] [--without namespaces]
 
 The mix: recorded answers of a real model to HumanEval where ../shared/data is there (else the starter set's solutions
 and their first halves), honest controls that must pass, and the hostile programs of this folder with the verdicts they
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,13 +187,13 @@ def judge_them(judge: Judge, programs: list[Program], name: str) -> tuple[Counte
     return types, wrong
 
 
-def soak(count: int, hostile: float, workers: int, world: World) -> list[str]:
+def soak(count: int, hostile: float, workers: int, world: World, without: Sequence[str] = ()) -> list[str]:
     """Run it, print the table; returns what is wrong, in words."""
     programs = make_programs(count, hostile, world)
     closed = measure()
     settings = JudgeSettings(workers=workers, cpu_seconds=CPU, wall_factor=WALL_FACTOR, memory_mib=256, output_kib=64)
     last = [Program(problem=PROBLEM, code=HONEST)] * 16  # so that every worker ends with the same problem
-    with Judge(settings) as judge:
+    with Judge(settings, without=without) as judge:
         print(f"isolation level {judge.level}")
         # Caches fill and lanes start before the first look.
         judge_them(judge, programs[: max(count // 20, 50)] + last, "warm up")
@@ -226,10 +226,11 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--hostile", type=float, default=0.03, help="their share")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--without", nargs="*", default=[], help="boundaries to leave out, e.g. namespaces")
     arguments = parser.parse_args()
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     with tempfile.TemporaryDirectory() as folder, outside(Path(folder)) as world:
-        wrong = soak(arguments.count, arguments.hostile, arguments.workers, world)
+        wrong = soak(arguments.count, arguments.hostile, arguments.workers, world, arguments.without)
     for line in wrong[:20]:
         print(f"wrong: {line}")
     print(f"{len(wrong)} things are wrong" if wrong else "everything is as it was")
