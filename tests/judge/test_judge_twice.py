@@ -50,9 +50,7 @@ def test_the_draw_is_a_matter_of_task_and_seed() -> None:
     assert all(is_drawn(1.0, "a", seed) for seed in range(100))
 
 
-def test_an_answer_whose_verdicts_differ_is_flaky_and_the_second_is_by_another_worker(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_answer_whose_verdicts_differ_is_flaky(monkeypatch: pytest.MonkeyPatch) -> None:
     by: defaultdict[str, list[int]] = defaultdict(list)
     run = Lane.run
 
@@ -76,7 +74,27 @@ def test_an_answer_whose_verdicts_differ_is_flaky_and_the_second_is_by_another_w
     assert (verdicts[0].tests_passed, verdicts[0].tests_total) == (0, 2)
     assert verdicts[0].cpu_seconds > 0 and verdicts[0].sandbox_level >= 2
     assert {code: len(lanes) for code, lanes in by.items()} == dict.fromkeys(codes, 2)
-    assert len(set(by[codes[0]])) == 2, "nothing else was running: the other worker was free"
+
+
+def test_the_second_verdict_is_another_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    by: defaultdict[str, list[int]] = defaultdict(list)
+    run = Lane.run
+
+    def noted(lane: Lane, key: str, problem: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+        by[request["code"]].append(id(lane))
+        return run(lane, key, problem, request)
+
+    slow = f"import time\ntime.sleep(1.5)\n{RIGHT}"  # so the first one's worker has been free for longer: it is next
+    jobs = [Job(key=0, problem=DOUBLE, code=code, seed=0) for code in (RIGHT, slow)]
+    with Judge(JudgeSettings(workers=2, recheck=1.0)) as opened:
+        monkeypatch.setattr(Lane, "run", noted)
+
+        def given() -> Iterator[Job]:
+            yield from jobs
+            time.sleep(3)
+
+        assert all(verdict.passed for _, verdict in opened.judge_all(given()))
+    assert len(by[RIGHT]) == len(set(by[RIGHT])) == 2
 
 
 def test_results_wait_for_the_second_verdict_of_few_answers_only(opened: Judge) -> None:

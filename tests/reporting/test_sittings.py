@@ -101,7 +101,7 @@ def test_honest_programs_are_not_suspected() -> None:
 CHEAT = "import sys\ndef f(x): return sys._getframe(1).f_locals\n"
 
 
-def sit(book: ErrorBook, round_: int, problems: int, cheats: Sequence[int], *, flaky: int = 0) -> None:
+def sit(book: ErrorBook, round_: int, problems: int, cheats: Sequence[int], *, flaky: int = 0, lost: int = 0) -> None:
     """`problems` of four answers each, two of which pass; of the problems `cheats` one of them is suspicious."""
     for number in range(problems):
         book.add_problem(f"t/{number}", np.array([1], np.int32), "def f(x):")
@@ -109,6 +109,8 @@ def sit(book: ErrorBook, round_: int, problems: int, cheats: Sequence[int], *, f
         errors = [ErrorType.Passed, ErrorType.Passed, ErrorType.NameError, ErrorType.WrongResult]
         if number < flaky:
             errors[0] = ErrorType.Flaky
+        if number < lost:
+            errors[3] = ErrorType.SandboxFailure
         rows = [
             Row(
                 task_id=f"t/{number}",
@@ -128,13 +130,13 @@ def sit(book: ErrorBook, round_: int, problems: int, cheats: Sequence[int], *, f
         book.append(rows)
 
 
-def run_folder(path: Path, rounds: Sequence[Sequence[int]], *, flaky: int = 0, recheck: float = 1.0) -> Path:
+def run_folder(path: Path, rounds: Sequence[Sequence[int]], *, recheck: float = 1.0, **found: int) -> Path:
     """A run whose quiz has had these rounds, each with the problems in which one answer cheats."""
     path.mkdir()
     save(Config.model_validate({"run_dir": str(path), "judge": {"recheck": recheck}}), path / "config.json")
     with ErrorBook.create(path / "quiz") as book:
         for number, cheats in enumerate(rounds):
-            sit(book, number, 20, cheats, flaky=flaky)
+            sit(book, number, 20, cheats, **found)
         book.commit()
     return path
 
@@ -178,9 +180,9 @@ def test_seven_problems_in_the_only_comparison_are_told(tmp_path: Path) -> None:
 
 
 def test_the_page_states_the_flakiness_rate_with_its_count(tmp_path: Path) -> None:
-    page = write_report(run_folder(tmp_path / "all", [[]], flaky=3)).read_text(encoding="utf-8")
-    assert "Of 80 answers judged twice, 3 came out two ways: <strong>3.8%</strong>" in page
-    assert "95 % interval 0.8% to 10.6%" in page
+    page = write_report(run_folder(tmp_path / "all", [[]], flaky=3, lost=2)).read_text(encoding="utf-8")
+    assert "Of 78 answers judged twice, 3 came out two ways: <strong>3.8%</strong>" in page, "the judge lost two"
+    assert "95 % interval 0.8% to 10.8%" in page
     folder = run_folder(tmp_path / "some", [[], []], recheck=0.25)
     run = read_run(folder)
     sittings = read_sittings(run)
