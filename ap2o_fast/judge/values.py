@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 MAX_DEPTH = 150
-MAX_NODES = 1_000_000
+MAX_NODES = 2_000_000
 MAX_ITERATOR = 200_000
 _SMALL = 1 << 62
 
