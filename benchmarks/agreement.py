@@ -1,13 +1,14 @@
 """Do our verdicts agree with EvalPlus's? Reference solutions and recorded answers of real models, judged by both.
 
-    python benchmarks/agreement.py --data DATA [--each 4] [--out FILE.json]
+    python benchmarks/agreement.py --data DATA [--each 4] [--only SET] [--out FILE.json]
 
 DATA holds `evalplus/{HumanEvalPlus,MbppPlus}.jsonl.gz` (v0.1.10, v0.2.0), `samples/mixed/*.jsonl.gz` (one completion a
 task) and `samples/codegen16b/samples.jsonl.gz` (of which the first `--each` of every task). All base and plus inputs
 count. EvalPlus is its `untrusted_check` (0.3.1) as its `evaluate` calls it; it only takes dangerous functions away
 from the answer (`reliability_guard`): run this where nothing can be lost.
 
-Verdicts that differ are listed with the reason that `EXPLAINED` gives; one without a reason makes the exit code 1.
+The file is written after every set; with `--only` the rows of the other sets stay as they are. Verdicts that differ are
+listed with the reason that `EXPLAINED` gives; one without a reason makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ def compare(name: str, answers: list[Answer], ours: list[str], theirs: list[bool
             "index": answer.index,
             "ours": verdict,
             "evalplus": "pass" if their else "fail",
-            "reason": EXPLAINED.get(f"{name}: {answer.task_id} #{answer.index}", EXPLAINED.get(answer.task_id, "")),
+            "reason": reason(name, answer.task_id, answer.index),
         }
         for answer, verdict, mine, their in zip(answers, ours, passed, theirs, strict=True)
         if mine != their
@@ -225,11 +226,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--each", type=int, default=4, help="answers of CodeGen a task")
+    parser.add_argument("--only", action="append", default=[], help="judge this set again; repeatable")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     problems = {file: problems_of(arguments.data, file) for file in (HUMANEVAL, MBPP)}
-    rows: list[dict[str, Any]] = []
+    rows: dict[str, dict[str, Any]] = {}
+    if arguments.only:
+        rows = {row["set"]: row for row in json.loads(arguments.out.read_text(encoding="utf-8"))["sets"]}
     context = multiprocessing.get_context("spawn")
     start: Callable[[Path], None] = _open_evalplus
     with (
@@ -238,14 +242,28 @@ def main() -> int:
     ):
         print(f"{'':50} {'answers':>6} {'pass':>6} {'fail':>6} {'differ':>6}")
         for name, file, answers in answer_sets(arguments.data, arguments.each):
-            ours = by_ours(problems[file], answers, judge)
-            rows.append(compare(name, answers, ours, by_evalplus(answers, workers)))
-            show(rows[-1])
+            if not arguments.only or name in arguments.only:
+                ours = by_ours(problems[file], answers, judge)
+                rows[name] = compare(name, answers, ours, by_evalplus(answers, workers))
+                write(arguments.out, arguments.each, list(rows.values()))
+            show(rows[name])
+    print(f"{sum(row['answers'] for row in rows.values())} answers")
+    return int(any(not one["reason"] for row in rows.values() for one in row["differ"]))
+
+
+def write(path: Path, each: int, rows: list[dict[str, Any]]) -> None:
+    """Save the table, with EvalPlus's verdict on every answer: P or f, in the order of `answer_sets`."""
+    for row in rows:
+        for one in row["differ"]:
+            one["reason"] = reason(row["set"], one["task_id"], one["index"])
     total = {"answers": sum(row["answers"] for row in rows), "differ": sum(len(row["differ"]) for row in rows)}
-    print(f"{total['answers']} answers, {total['differ']} verdicts differ")
-    found = {"evalplus": importlib.metadata.version("evalplus"), "each": arguments.each, **total, "sets": rows}
-    arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return int(any(not one["reason"] for row in rows for one in row["differ"]))
+    found = {"evalplus": importlib.metadata.version("evalplus"), "each": each, **total, "sets": rows}
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def reason(name: str, task_id: str, index: int) -> str:
+    """Why the two may differ on an answer; empty where nobody has found out."""
+    return EXPLAINED.get(f"{name}: {task_id} #{index}", EXPLAINED.get(task_id, ""))
 
 
 if __name__ == "__main__":
