@@ -15,7 +15,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test soak lint format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -25,6 +25,9 @@ demo: $(VENV)/installed ## the whole method on a small real model and the starte
 
 test: lint ## style, types and all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
+
+soak: $(VENV)/installed-dev ## 10,000 honest and hostile programs through the judge: is everything as before? ARGS="--count 1000"
+	$(BIN)/python tests/redteam/soak.py $(ARGS)
 
 lint: $(VENV)/installed-dev ## style and types
 	$(BIN)/ruff check .

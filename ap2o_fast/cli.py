@@ -149,10 +149,11 @@ def judge(
     """Judge any file of answers; limits and isolation by judge.* settings."""
     from ap2o_fast.judging import judge_files
 
-    counts = judge_files(problems, answers, verdicts, settings.load(None, context.args).judge, quiet=quiet)
-    for name, count in counts.most_common():
+    judged = judge_files(problems, answers, verdicts, settings.load(None, context.args).judge, quiet=quiet)
+    for name, count in judged.types.most_common():
         out.print(f"  {name}: {count}")
-    out.print(f"{counts.total()} verdicts: {verdicts}", soft_wrap=True)
+    out.print(f"{judged.twice} judged twice, of which {judged.types['Flaky']} flaky")
+    out.print(f"{judged.types.total()} verdicts: {verdicts}", soft_wrap=True)
 
 
 @app.command(context_settings=PASS_ON)

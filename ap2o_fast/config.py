@@ -105,6 +105,8 @@ class JudgeSettings(Settings):
     """Address-space limit of one answer."""
     output_kib: int = Field(1024, ge=1)
     """An answer that prints more than this is stopped (`OutputLimit`)."""
+    recheck: float = Field(0.01, ge=0, le=1)
+    """Share of answers judged twice to measure flakiness; one whose verdicts differ is `Flaky` and never trained on."""
 
 
 class CurriculumSettings(Settings):

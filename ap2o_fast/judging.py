@@ -5,18 +5,28 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ap2o_fast.config import JudgeSettings, SourceSettings
 from ap2o_fast.errors import DataError
 from ap2o_fast.judge import Job, Judge
-from ap2o_fast.judge.verdict import Verdict
+from ap2o_fast.judge.twice import is_drawn
+from ap2o_fast.judge.verdict import ErrorType, Verdict
 from ap2o_fast.problems import Problem, load
 from ap2o_fast.problems.rows import from_file
 from ap2o_fast.reporting.terminal import progress
 
 
-def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSettings, *, quiet: bool) -> Counter[str]:
+@dataclass(kw_only=True)
+class Judged:
+    """What became of a file of answers: how many ended in each type, and how many were judged twice."""
+
+    types: Counter[str] = field(default_factory=Counter)
+    twice: int = 0
+
+
+def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSettings, *, quiet: bool) -> Judged:
     """Judge every answer of a file and write one row each, in their order.
 
     Args:
@@ -26,7 +36,7 @@ def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSe
         verdicts: where to write JSON lines: ``task_id, index, passed, error, line, message, tests_passed, tests_total,
             cpu_s, level``; ``index`` counts a problem's answers from 0. It appears when all is judged.
 
-    Returns: how many answers ended in each type.
+    Returns: counts.
     Errors: `DataError` for files that cannot be read, with the line; `SandboxRefused`, `MachineError` as `Judge`;
         before anything is judged, `UsageError` for a language that the judge does not know, `MachineError` for one that
         is not installed.
@@ -36,7 +46,7 @@ def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSe
             f"{verdicts} cannot be written", why=f"there is no folder {verdicts.parent}", do="make it first"
         )
     jobs = read_answers(answers, load(SourceSettings(source=str(problems))))
-    counts: Counter[str] = Counter()
+    judged = Judged()
     partial = verdicts.with_name(verdicts.name + ".partial")
     try:
         with (
@@ -48,12 +58,15 @@ def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSe
             for job, verdict in judge.judge_all(jobs):
                 task_id, index = job.key
                 file.write(json.dumps(verdict_row(task_id, index, verdict), ensure_ascii=False) + "\n")
-                counts[verdict.error.name] += 1
-                bar.advance(passed=counts["Passed"])
+                judged.types[verdict.error.name] += 1
+                judged.twice += verdict.error is not ErrorType.SandboxFailure and is_drawn(
+                    settings.recheck, task_id, index
+                )
+                bar.advance(passed=judged.types["Passed"])
         os.replace(partial, verdicts)
     finally:
         partial.unlink(missing_ok=True)
-    return counts
+    return judged
 
 
 def read_answers(path: Path, problems: list[Problem]) -> list[Job]:
@@ -78,7 +91,8 @@ def read_answers(path: Path, problems: list[Problem]) -> list[Job]:
             )
         problem = by_id[task_id]
         code = row["solution"] if given == ["solution"] else problem.prompt + row["completion"]
-        jobs.append(Job(key=(task_id, seen[task_id]), problem=problem, code=code))
+        index = seen[task_id]
+        jobs.append(Job(key=(task_id, index), problem=problem, code=code, seed=index))
         seen[task_id] += 1
     return jobs
 

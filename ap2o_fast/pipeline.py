@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ap2o_fast.curriculum import WINDOW, PairPlan, Pool, make_pools, plan_epoch, window_pairs
 from ap2o_fast.errors import DataError
-from ap2o_fast.evaluation import evaluate, to_dict, write_samples
+from ap2o_fast.evaluation import evaluate, flakiness, to_dict, write_samples
 from ap2o_fast.interrupt import Interrupt
 from ap2o_fast.judge import ErrorType
 from ap2o_fast.reporting.metrics import MetricsSink, read_lines, truncate
@@ -63,6 +63,7 @@ class Pipeline(Workbench):
             "usable": len(pools),
             "answers": int(counts.sum()),
             "passed": int(counts[ErrorType.Passed]),
+            **self._flakiness("exam", 0),
             "errors": dict(errors.most_common()),
             "excluded": self.folder.read_json("excluded.json"),
             "dropped": dropped,
@@ -195,8 +196,12 @@ class Pipeline(Workbench):
             save_model(self.model, self.tokenizer, self.folder.best, note={"epoch": epoch})
         named = {ErrorType(kind).name: count for kind, count in errors.items()}
         line = {"epoch": epoch, "passed": passed, "answers": answers, "pass@1": rate, "errors": named, "best": best}
-        _write_line(path, line)
+        _write_line(path, {**line, **self._flakiness("quiz", epoch)})
         return errors
+
+    def _flakiness(self, stage: str, round: int) -> dict[str, int]:
+        found = flakiness(self.book(stage), round, self.config.judge.recheck)
+        return {"judged_twice": found.twice, "flaky": found.flaky}
 
     def _log_plan(self, epoch: int, plan: PairPlan) -> None:
         path = self.folder.path / "plan.jsonl"

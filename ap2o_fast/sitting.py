@@ -79,7 +79,10 @@ def sit(
             stop=sitting.stop,
             done=done,
         ):
-            jobs = [Job(key=answer, problem=by_id[answer.task_id], code=code_of(answer.text)) for answer in group]
+            jobs = [
+                Job(key=answer, problem=by_id[answer.task_id], code=code_of(answer.text), seed=answer.seed)
+                for answer in group
+            ]
             rows = [
                 Row(
                     task_id=job.key.task_id,

@@ -29,7 +29,7 @@ class Columns(Protocol):
 
 
 def frequencies(book: Columns, round_: int | None = None) -> npt.NDArray[np.int64]:
-    """Return (M, 23): how many rows of each problem (of one round, or of all) have each `ErrorType` (φ of Eq. 5)."""
+    """Return (M, E): how many rows of each problem, of one round or all, have each of E `ErrorType`s (φ of Eq. 5)."""
     width = len(ErrorType)
     counts = np.zeros(len(book.task_ids) * width, np.int64)
     for start in range(0, len(book), _CHUNK):

@@ -151,7 +151,7 @@ class Reader:
         return self._cache[cached]
 
     def frequencies(self, round: int | None = None) -> npt.NDArray[np.int64]:
-        """Return (M, 23) int64: how many rows of each problem have each `ErrorType`, in one round or in all."""
+        """Return (M, E) int64: how many rows of each problem have each of E `ErrorType`s, in one round or in all."""
         return query.frequencies(self, round)
 
     def done(self, round: int) -> set[tuple[str, int]]:

@@ -32,7 +32,8 @@ class Pool:
 def make_pools(book: ErrorBook, settings: CurriculumSettings, *, round: int = 0) -> tuple[list[Pool], dict[str, str]]:
     """Sort a round's answers into pools, one a usable problem, in the book's problem order.
 
-    Answers with the same tokens count once. Tokens that were judged both ways (a flaky test) are in neither pool.
+    Answers with the same tokens count once. Tokens that were judged both ways, or found `Flaky` once, are in neither
+    pool: whether they pass is chance.
     Returns: the pools, and for every dropped problem the reason by task id.
     """
     error, problem, digest = book.column("error"), book.column("problem"), book.column("digest")
@@ -47,9 +48,12 @@ def make_pools(book: ErrorBook, settings: CurriculumSettings, *, round: int = 0)
         kinds = error[mine]
         passed = _distinct(mine[kinds == ErrorType.Passed], digest)
         failed = _distinct(mine[(kinds > ErrorType.Passed) & (kinds < ErrorType.Unjudgeable)], digest)
-        flaky = np.intersect1d(digest[passed], digest[failed])
+        both = np.intersect1d(digest[passed], digest[failed])
+        flaky = np.union1d(both, digest[mine[kinds == ErrorType.Flaky]])
         passed, failed = passed[~np.isin(digest[passed], flaky)], failed[~np.isin(digest[failed], flaky)]
-        if len(passed) < settings.min_passed:
+        if (kinds >= ErrorType.Unjudgeable).all():
+            dropped[task_id] = f"none of {len(mine)} answers could be judged: {book.message(int(mine[0]))}"
+        elif len(passed) < settings.min_passed:
             dropped[task_id] = f"{len(passed)} distinct passed of {len(mine)} answers, {settings.min_passed} needed"
         elif len(failed) < settings.min_failed:
             dropped[task_id] = f"{len(failed)} distinct failed of {len(mine)} answers, {settings.min_failed} needed"

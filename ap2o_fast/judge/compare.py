@@ -28,15 +28,22 @@ def matches(value: Any, expected: Any, *, atol: float = 0.0, json_lists: bool = 
         atol: absolute tolerance for numbers, 0 for none.
         json_lists: a list in `expected` stands for a tuple too.
     """
+    # Most right results, at the speed of C. Equal values of one type match by every rule below.
+    if type(value) is type(expected) and value == expected:
+        return True
+    return _matches(value, expected, atol, json_lists)
+
+
+def _matches(value: Any, expected: Any, atol: float, json_lists: bool) -> bool:
     if isinstance(expected, (list, tuple)):
         kinds = (list, tuple) if json_lists and isinstance(expected, list) else type(expected)
         if not isinstance(value, kinds) or len(value) != len(expected):
             return False
-        return all(matches(a, b, atol=atol, json_lists=json_lists) for a, b in zip(value, expected, strict=True))
+        return all(_matches(a, b, atol, json_lists) for a, b in zip(value, expected, strict=True))
     if isinstance(expected, dict):
         if not isinstance(value, dict) or value.keys() != expected.keys():
             return False
-        return all(matches(value[key], item, atol=atol, json_lists=json_lists) for key, item in expected.items())
+        return all(_matches(value[key], item, atol, json_lists) for key, item in expected.items())
     if type(value) in _NUMBERS and type(expected) in _NUMBERS:
         if value == expected or (value != value and expected != expected):
             return True

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import json
 import random
 import reprlib
 import types
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from ap2o_fast.judge import values
+from ap2o_fast.judge import values, wire
 from ap2o_fast.judge.compare import matches
 from ap2o_fast.judge.languages import LANGUAGES
 from ap2o_fast.judge.testsource import COUNTER, CannotJudge, TestProgram, compile_test
 from ap2o_fast.judge.wire import BadFrame, Channel, Closed
 
 _LONGEST_REPLY = 48 << 20
+# Of a reference's results together: with the inputs they travel in one frame. HumanEval+ has 147 MB for one problem.
+_MOST_EXPECTED = wire.MAX_FRAME * 3 // 4
 _JAIL_SECONDS = 20.0
 
 
@@ -120,11 +123,14 @@ class Examiner:
             return _why_test_raised(error, candidate)
 
     def _run_inputs(self, candidate: _Candidate, counter: _Counter, mode: str) -> dict[str, Any]:
-        results = []
+        results, size = [], 0
         for number, form in enumerate(self.inputs):
             value = candidate(*values.decode(form))
             if mode == "compute":
                 results.append(values.encode(value))
+                size += len(json.dumps(results[-1]))
+                if size > _MOST_EXPECTED:
+                    return {"outcome": "unjudgeable", "message": f"its results exceed {_MOST_EXPECTED >> 20} MiB"}
                 continue
             # Decoded anew each time: an iterator among them would be used up.
             expected = values.decode(self.problem["expected"][number])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -10,7 +11,7 @@ import queue
 import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ap2o_fast.judge.decide import Limits, clean, decide
 from ap2o_fast.judge.jail import describe
 from ap2o_fast.judge.lane import Lane, LaneLost
 from ap2o_fast.judge.languages import LANGUAGES, require
+from ap2o_fast.judge.stream import Job, judge_in_order
 from ap2o_fast.judge.verdict import ErrorType, Verdict
 
 if TYPE_CHECKING:  # the judge's processes import this package, and want nothing of what these import
@@ -31,21 +33,6 @@ _REFERENCE_FACTOR = 30.0
 _REMEMBERED = 4096
 # Judged at the start and after every so many answers.
 _CANARY_EVERY = 500
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One answer to judge.
-
-    Attributes:
-        key: the caller's name for it, handed back untouched.
-        problem: what it answers.
-        code: the answer: complete source.
-    """
-
-    key: Any
-    problem: Problem
-    code: str
 
 
 @dataclass(kw_only=True, eq=False)
@@ -156,33 +143,15 @@ class Judge:
 
     def judge(self, problem: Problem, code: str) -> Verdict:
         """Judge one answer."""
-        return self._submit(problem, code).result()
+        return self._submit(Job(key=None, problem=problem, code=code), []).result()
 
     def judge_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Verdict]]:
-        """Judge many, `workers` at a time; yields in the order of `jobs`, which are taken only as workers fall free."""
-        pending: collections.deque[tuple[Job, Future[Verdict]]] = collections.deque()
-        source = iter(jobs)
-        running: set[Future[Verdict]] = set()
-        more = True
-        try:
-            while more or pending:
-                running = {future for future in running if not future.done()}
-                while more and len(running) < self._workers:
-                    job = next(source, None)
-                    if job is None:
-                        more = False
-                        break
-                    future = self._submit(job.problem, job.code)
-                    running.add(future)
-                    pending.append((job, future))
-                if pending and pending[0][1].done():
-                    job, future = pending.popleft()
-                    yield job, future.result()
-                elif running:
-                    wait(running, return_when=FIRST_COMPLETED)
-        finally:
-            for _, future in pending:
-                future.cancel()
+        """Judge many, `workers` at a time; yields in the order of `jobs`, which are taken only as workers fall free.
+
+        A share of those with a seed (`judge.recheck`) is judged a second time, later and, where there are several, by
+        another worker; where the two verdicts differ, the answer's is `Flaky`.
+        """
+        return judge_in_order(jobs, self._submit, workers=self._workers, recheck=self.settings.recheck)
 
     def check_reference(self, problem: Problem) -> str | None:
         """None if the problem's solution passes its own tests (or there is none), else the reason."""
@@ -204,10 +173,10 @@ class Judge:
                 self._self_test(name)
                 self._trusted.add(name)
 
-    def _submit(self, problem: Problem, code: str) -> Future[Verdict]:
+    def _submit(self, job: Job, used: list[Lane]) -> Future[Verdict]:
         pool = self._pool_open()
-        self.require([problem.language])
-        return pool.submit(self._judge_watched, problem, code)
+        self.require([job.problem.language])
+        return pool.submit(self._judge_watched, job.problem, job.code, used)
 
     def _pool_open(self) -> ThreadPoolExecutor:
         if self._pool is None:
@@ -224,52 +193,60 @@ class Judge:
             language=language,
         )
 
-    def _judge_watched(self, problem: Problem, code: str) -> Verdict:
+    def _judge_watched(self, problem: Problem, code: str, used: list[Lane]) -> Verdict:
         if next(self._judged) % _CANARY_EVERY == 0:
             self._self_test(problem.language)
-        return self._judge_one(problem, code)
+        return self._judge_one(problem, code, used)
 
-    def _judge_one(self, problem: Problem, code: str) -> Verdict:
+    def _judge_one(self, problem: Problem, code: str, used: list[Lane]) -> Verdict:
         task = self._task(problem)
         if not task.ready and not task.refused and "expected" not in task.wire:
             reference = self._reference(task)
-            if not reference.passed:
-                task.refused = f"the reference solution fails: {reference.error.name}: {reference.message}"
+            if reference.error is ErrorType.SandboxFailure:
+                return reference
         if task.refused:
-            return Verdict(error=ErrorType.Unjudgeable, message=clean(task.refused), sandbox_level=self._level)
-        verdict = self._run(task, code, "judge", self._limits(self.settings.cpu_seconds, problem.language))
-        if problem.solution is None or verdict.passed or not verdict.error.is_failure:
+            return self._unjudgeable(task)
+        verdict = self._run(task, code, "judge", self._limits(self.settings.cpu_seconds, problem.language), used)
+        if problem.solution is None or not verdict.error.is_failure:
             return verdict
-        if verdict.error is ErrorType.TimeoutError:
-            # Only now is the reference worth a run: most answers never need to know how long it takes.
-            reference = self._reference(task)
-            allowed = self.settings.reference_factor * reference.cpu_seconds
-            if reference.passed and allowed > self.settings.cpu_seconds:
-                verdict = self._run(task, code, "judge", self._limits(allowed, problem.language))
+        # An answer fails: only now is the reference worth a run, to learn whether any can pass, and in how much time.
+        reference = self._reference(task)
+        if reference.error not in (ErrorType.Passed, ErrorType.SandboxFailure):
+            return self._unjudgeable(task)
+        allowed = self.settings.reference_factor * reference.cpu_seconds
+        if verdict.error is ErrorType.TimeoutError and allowed > self.settings.cpu_seconds:
+            verdict = self._run(task, code, "judge", self._limits(allowed, problem.language), used)
         return verdict
+
+    def _unjudgeable(self, task: _Task) -> Verdict:
+        return Verdict(error=ErrorType.Unjudgeable, message=clean(task.refused), sandbox_level=self._level)
 
     def _reference_of(self, problem: Problem) -> Verdict:
         task = self._task(problem)
-        if task.refused:
-            return Verdict(error=ErrorType.Unjudgeable, message=clean(task.refused))
-        return self._reference(task)
+        return self._unjudgeable(task) if task.refused else self._reference(task)
 
     def _reference(self, task: _Task) -> Verdict:
-        """The reference solution's own verdict, run once, with a generous limit; fills `expected` where it is open."""
+        """The reference solution's own verdict, run once, with a generous limit; fills `expected` where it is open.
+
+        Where it fails the problem is broken: from then on `task.refused` says why no answer to it can be judged.
+        """
         with task.lock:
-            if task.reference is None:
+            if task.reference is None or task.reference.error is ErrorType.SandboxFailure:
                 limits = self._limits(self.settings.cpu_seconds * _REFERENCE_FACTOR, task.problem.language)
                 mode = "judge" if task.problem.test or "expected" in task.wire else "compute"
-                task.reference = self._run(task, task.problem.solution or "", mode, limits)
-                task.ready = True
+                task.reference = self._run(task, task.problem.solution or "", mode, limits, [])
+                task.ready = task.reference.error is not ErrorType.SandboxFailure
+                if task.ready and not task.reference.passed:
+                    why = f"{task.reference.error.name}: {task.reference.message}"
+                    task.refused = f"the reference solution fails: {why}"
             return task.reference
 
-    def _run(self, task: _Task, code: str, mode: str, limits: Limits) -> Verdict:
-        """One answer, with retries where the judge and not the answer failed."""
+    def _run(self, task: _Task, code: str, mode: str, limits: Limits, used: list[Lane]) -> Verdict:
+        """One answer, with retries where the judge and not the answer failed; `used` gains the lane that judged it."""
         request = {"code": code, "mode": mode, "limits": dataclasses.asdict(limits)}
         reason = ""
         for _ in range(_ATTEMPTS):
-            lane = self._lanes.get()
+            lane = self._free_lane(used)
             try:
                 if lane is None:
                     lane = self._start_lane()
@@ -289,6 +266,7 @@ class Judge:
                 self._lanes.put(lane)
             verdict = decide(reply, limits, self._level)
             if isinstance(verdict, Verdict):
+                used.append(lane)
                 if mode == "compute" and verdict.passed:
                     task.wire = {**task.wire, "expected": reply["finding"]["values"], "json_lists": False}
                 return verdict
@@ -306,6 +284,16 @@ class Judge:
                     self._tasks.popitem(last=False)
             return task
 
+    def _free_lane(self, used: list[Lane]) -> Lane | None:
+        """Wait for a free lane (None: one to be started), if possible one that is not among the `used`."""
+        lane = self._lanes.get()
+        if lane in used:
+            with contextlib.suppress(queue.Empty):
+                other = self._lanes.get_nowait()
+                self._lanes.put(lane)
+                return other
+        return lane
+
     def _start_lane(self) -> Lane:
         lane = Lane(memory_mib=self.settings.memory_mib, without=self._without)
         with self._guard:
@@ -316,7 +304,7 @@ class Judge:
         """A known right and a known wrong answer: an unexpected verdict stops everything."""
         known = LANGUAGES[language].canaries
         for code, error in ((known.right, ErrorType.Passed), (known.wrong, ErrorType.WrongResult)):
-            verdict = self._judge_one(self._canaries[language], code)
+            verdict = self._judge_one(self._canaries[language], code, [])
             if verdict.error is not error and self._pool is not None:
                 raise MachineError(
                     f"the judge fails its self-test in {language}: {error.name} expected, got {verdict.error.name}",

@@ -5,7 +5,8 @@ Only exact builtin and standard-library types cross, tested with ``type(x) is``,
 everything else is a list whose first item names the type. Aliasing inside a value is lost; a cycle exceeds the depth.
 
 An iterator (generator, map, zip…) crosses as the items it yields and arrives as a list's iterator, so that
-``list(f(x)) == …`` works and ``f(x) == […]`` is as false as it is in Python. NumPy scalars arrive as Python's.
+``list(f(x)) == …`` works and ``f(x) == […]`` is as false as it is in Python. NumPy scalars arrive as Python's. What a
+regular expression found arrives as a match of nothing: it is true, as ``assert f(x)`` asks, and equals nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import datetime
 import decimal
 import fractions
 import itertools
+import re
 import sys
 import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
 MAX_DEPTH = 150
-MAX_NODES = 1_000_000
+MAX_NODES = 2_000_000
 MAX_ITERATOR = 200_000
 _SMALL = 1 << 62
 
@@ -137,6 +139,8 @@ def _encode_rare(kind: type, value: Any) -> Any:
         return ["td", value.days, value.seconds, value.microseconds]
     if (kind in (datetime.datetime, datetime.time) and value.tzinfo is None) or kind is datetime.date:
         return ["iso", kind.__name__, value.isoformat()]
+    if kind is re.Match:
+        return ["re"]
     if kind is type and value in _TYPES.values():
         return ["ty", value.__name__]
     if kind.__module__ == "numpy":
@@ -220,5 +224,6 @@ _DECODERS: dict[str, Callable[[list[Any]], Any]] = {
     "fr": lambda form: fractions.Fraction(*_numbers(form, 2)),
     "td": lambda form: datetime.timedelta(*form[1:4]),
     "iso": _iso,
+    "re": lambda form: re.match("", ""),
     "ty": lambda form: _TYPES[_strings(form, 1)[0]],
 }

@@ -36,6 +36,7 @@ class ErrorType(IntEnum):
     OtherError = 20
     Unjudgeable = 21
     SandboxFailure = 22
+    Flaky = 23
 
     @property
     def is_failure(self) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-MAX_FRAME = 64 << 20
+MAX_FRAME = 256 << 20
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 _from_json = json.JSONDecoder().decode
 

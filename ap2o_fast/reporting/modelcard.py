@@ -9,6 +9,7 @@ from pathlib import Path
 from ap2o_fast.evaluation import compare
 from ap2o_fast.reporting.report import SYSTEMS, caveats, sandbox_level
 from ap2o_fast.reporting.run import Run, best_quiz, error_rows, read_run
+from ap2o_fast.reporting.sittings import read_sittings
 from ap2o_fast.reporting.text import change, clean, duration, estimate, many, percent
 
 METHOD = (
@@ -39,8 +40,7 @@ def write_model_card(run: Path) -> list[Path]:
     try:
         text = card(found)
     finally:
-        if found.book is not None:
-            found.book.close()
+        found.close()
     folders = [run] + [folder for folder in (run / "checkpoints" / "best",) if folder.is_dir()]
     paths = [folder / "README.md" for folder in folders]
     for path in paths:
@@ -63,7 +63,7 @@ def card(run: Run) -> str:
     system = str(run.setting("curriculum.system", ""))
     body = [f"# {name}, trained with {SYSTEMS.get(system, system or 'ap2o_fast')}", ""]
     body += [METHOD, "", *_results(run), *_training(run), *USE, "## Limits", ""]
-    body += [f"- {_inline(line)}" for line in caveats(run)]
+    body += [f"- {_inline(line)}" for line in caveats(run, read_sittings(run))]
     body += [
         "- Tested on short Python functions with unit tests; a passed test is no proof of correct or safe code.",
         "- Licence and intended use are those of the base model and of the data.",

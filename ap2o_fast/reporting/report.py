@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ap2o_fast.judge.verdict import ErrorType
 from ap2o_fast.reporting import figures
 from ap2o_fast.reporting.examples import Example, find_examples
 from ap2o_fast.reporting.run import Run, best_quiz, error_rows, read_run
+from ap2o_fast.reporting.sittings import Sat, flaky_in_all, read_sittings, warnings_of
 from ap2o_fast.reporting.text import change, clean, duration, many, percent, points, rate, signed
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -60,8 +61,7 @@ def write_report(run: Path) -> Path:
     try:
         page = render(found)
     finally:
-        if found.book is not None:
-            found.book.close()
+        found.close()
     path = run / "report.html"
     beside = path.with_name(path.name + ".tmp")
     with beside.open("w", encoding="utf-8", newline="\n") as file:
@@ -88,6 +88,7 @@ def render(run: Run) -> str:
     scripts = [get_plotlyjs(), (TEMPLATES / "report.js").read_text(encoding="utf-8")]
     seed = int(run.setting("seed", 0))
     examples = find_examples(run.book, per_type=EXAMPLES_PER_TYPE, seed=seed) if run.book is not None else []
+    sittings = read_sittings(run)
     return environment.get_template("report.html.j2").render(
         run=run,
         title=run.path.resolve().name,
@@ -110,7 +111,10 @@ def render(run: Run) -> str:
         problems=problem_rows(run.before, run.after),
         settings=setting_rows(run.config),
         sandbox=sandbox_level(run),
-        caveats=caveats(run),
+        sittings=sittings,
+        flaky=flaky_in_all(sittings),
+        suspicions=warnings_of(sittings),
+        caveats=caveats(run, sittings),
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
@@ -169,10 +173,11 @@ def sandbox_level(run: Run) -> str:
     return ", ".join(str(level) for level in levels)
 
 
-def caveats(run: Run) -> list[str]:
+def caveats(run: Run, sittings: Sequence[Sat]) -> list[str]:
     """What a reader must know before quoting the numbers."""
     said = [value for key, value in run.environment.items() if key.lower().startswith("note")]
     said += [f"Part of the run could not be read: {trouble}." for trouble in run.troubles]
+    said += warnings_of(sittings)
     test = run.after or run.before
     if test and test.problems < FEW_PROBLEMS:
         said.append(f"The test has only {many(test.problems, 'problem')}; quote the intervals with the numbers.")

@@ -26,7 +26,7 @@ class Run:
         before, after: the tests of the initial and of the trained model.
         timing: stage to seconds, answers, tokens.
         analysis: counts of the exam's analysis.
-        book: the exam's error book, open for reading.
+        books: the error books of ``exam``, ``quiz`` and ``test`` as far as they are there, open for reading.
         troubles: files that are there but cannot be read, one sentence each.
     """
 
@@ -40,8 +40,18 @@ class Run:
     after: Evaluation | None
     timing: dict[str, dict[str, float]]
     analysis: dict[str, Any]
-    book: ErrorBook | None
+    books: dict[str, ErrorBook]
     troubles: tuple[str, ...]
+
+    @property
+    def book(self) -> ErrorBook | None:
+        """The exam's error book."""
+        return self.books.get("exam")
+
+    def close(self) -> None:
+        """Close the books."""
+        for book in self.books.values():
+            book.close()
 
     @property
     def model(self) -> str:
@@ -69,7 +79,7 @@ def read_run(path: Path) -> Run:
     """Read what is there of a run folder.
 
     Returns: the run; files that are missing are empty or None, files that cannot be read are named in `troubles`.
-    Errors: DataError if there is no such folder. Close `Run.book` after use.
+    Errors: DataError if there is no such folder. Close it after use.
     """
     if not path.is_dir():
         raise DataError(f"there is no run folder {path}", do="name the folder that `ap2o run` wrote (run_dir)")
@@ -101,15 +111,13 @@ def read_run(path: Path) -> Run:
             troubles.append(f"evaluation.json, {name}: {error.what}")
             return None
 
-    def opened(name: str) -> ErrorBook | None:
-        if not (path / name).exists():
-            return None
-        try:
-            return ErrorBook.open(path / name)
-        except Ap2oError as error:
-            troubles.append(error.what)
-            return None
-
+    books = {}
+    for stage, name in (("exam", "book"), ("quiz", "quiz"), ("test", "test")):
+        if (path / name).exists():
+            try:
+                books[stage] = ErrorBook.open(path / name)
+            except Ap2oError as error:
+                troubles.append(error.what)
     evaluation = mapping("evaluation.json")
     return Run(
         path=path,
@@ -122,7 +130,7 @@ def read_run(path: Path) -> Run:
         after=tested(evaluation.get("after"), "after"),
         timing=mapping("timing.json"),
         analysis=mapping("analysis.json"),
-        book=opened("book"),
+        books=books,
         troubles=tuple(troubles),
     )
 

@@ -131,7 +131,9 @@ def test_pools_drop_repeated_flaky_and_unjudged_answers_and_say_why(tmp_path: Pa
         "one-pass": [(1, E.Passed), (1, E.Passed), (3, E.NameError), (4, E.TypeError)],
         "no-fail": [(1, E.Passed), (2, E.Passed), (3, E.SandboxFailure), (4, E.NameError)],
         "flaky": [(1, E.Passed), (2, E.Passed), (2, E.TimeoutError), (3, E.NameError), (4, E.NameError)],
+        "judged twice": [(1, E.Passed), (2, E.Passed), (2, E.Flaky), (3, E.TypeError), (4, E.TypeError), (3, E.Flaky)],
     }
+    answers = {"broken": [(1, E.Unjudgeable), (2, E.Unjudgeable)], **answers}
     with ErrorBook.create(tmp_path / "book") as book:
         for task_id, given in answers.items():
             book.add_problem(task_id, np.array([7], dtype=np.int32), "def f():")
@@ -139,12 +141,18 @@ def test_pools_drop_repeated_flaky_and_unjudged_answers_and_say_why(tmp_path: Pa
         book.commit()
         pools, dropped = make_pools(book, CurriculumSettings())
         assert [book.task_ids[made.problem] for made in pools] == ["good"]
-        assert pools[0].passed.tolist() == [0, 2] and pools[0].failed.tolist() == [3, 4]
+        assert (pools[0].passed - 2).tolist() == [0, 2] and (pools[0].failed - 2).tolist() == [3, 4]
+        assert dropped["broken"] == "none of 2 answers could be judged: the judge's word on Unjudgeable"
         assert pools[0].errors.tolist() == [E.NameError, E.TypeError]
         assert dropped["one-pass"].startswith("1 distinct passed") and dropped["no-fail"].startswith(
             "1 distinct failed"
         )
         assert dropped["flaky"].startswith("1 distinct passed"), "answer 2 passed once and timed out once"
+        assert dropped["judged twice"].startswith("1 distinct passed"), "answer 2 was found flaky once"
+        lenient = CurriculumSettings(min_passed=1, min_failed=1)
+        (kept,) = [one for one in make_pools(book, lenient)[0] if book.task_ids[one.problem] == "judged twice"]
+        start = sum(len(given) for given in list(answers.values())[:-1])
+        assert (kept.passed - start).tolist() == [0] and (kept.failed - start).tolist() == [4]
 
 
 def row(task_id: str, sample: int, token: int, error: E) -> Row:
@@ -159,5 +167,5 @@ def row(task_id: str, sample: int, token: int, error: E) -> Row:
         text="",
         code="",
         finish="stop",
-        verdict=Verdict(error=error),
+        verdict=Verdict(error=error, message=f"the judge's word on {error.name}"),
     )

@@ -11,6 +11,7 @@ import pytest
 from ap2o_fast.errors import UsageError
 from ap2o_fast.judge import ErrorType, Judge
 from ap2o_fast.judge.compare import matches
+from ap2o_fast.judge.lane import Lane, LaneLost
 from ap2o_fast.problems.problem import Problem
 
 
@@ -210,6 +211,58 @@ def test_comparison_rules(value: Any, expected: Any, atol: float, same: bool) ->
 def test_tuple_and_list_differ_where_types_are_known() -> None:
     assert not matches((1, 2), [1, 2])
     assert matches([1, 2], [1, 2])
+
+
+BROKEN = {
+    "the reference is wrong": ("assert f(1) == 2", "def f(x): return x", "WrongResult: f(1) returned 1, expected 2"),
+    "the reference raises": ("assert f(1) == 2", "def f(x): return 1 / 0", "ZeroDivisionError"),
+    "the test itself raises": ("assert f(1) == 1\nassert f(2) == [1, 2][7]", "def f(x): return x", "raised IndexError"),
+    "the test contradicts itself": ("assert f(1) == 1\nassert f(1) == 2", "def f(x): return x", "WrongResult"),
+}
+
+
+@pytest.mark.parametrize(("test", "solution", "words"), BROKEN.values(), ids=BROKEN)
+def test_a_problem_that_no_answer_can_pass_is_not_the_answers_failure(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch, test: str, solution: str, words: str
+) -> None:
+    """Without an audit before it, as in `ap2o judge`: the first answer that fails has the reference looked at."""
+    runs = []
+    run = Lane.run
+    monkeypatch.setattr(Lane, "run", lambda lane, *given: runs.append(given) or run(lane, *given))
+    broken = problem(test=test, solution=solution)
+    verdicts = [judge.judge(broken, code) for code in ("def f(x): return x", "def f(x):", "def f(x): return y")]
+    assert {verdict.error for verdict in verdicts} == {ErrorType.Unjudgeable}
+    assert len({verdict.message for verdict in verdicts}) == 1
+    assert verdicts[0].message.startswith("the reference solution fails: ") and words in verdicts[0].message
+    assert len(runs) == 2, "the answer and the reference; the other answers are not even run"
+
+
+def test_a_reference_is_run_once_and_only_when_an_answer_fails(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    run = Lane.run
+    monkeypatch.setattr(Lane, "run", lambda lane, *given: runs.append(given) or run(lane, *given))
+    whole = problem(test="assert f(1) == 1", solution="def f(x): return x")
+    codes = ("def f(x): return 1", "def f(x): return 2", "def f(x):", "def f(x): return 1")
+    verdicts = [judge.judge(whole, code).error.name for code in codes]
+    assert verdicts == ["Passed", "WrongResult", "SyntaxError", "Passed"]
+    assert len(runs) == len(codes) + 1
+
+
+@pytest.mark.parametrize("fields", [{"test": "assert f(1) == 1"}, {"inputs": ((1,),)}], ids=["test", "inputs"])
+def test_the_judges_own_failure_does_not_break_a_problem(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    whole = problem(**fields, solution="def f(x): return x")
+
+    def lost(*_: Any) -> Any:
+        raise LaneLost("the supervisor is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Lane, "run", lost)
+        assert judge.judge(whole, "def f(x): return 2").error is ErrorType.SandboxFailure
+        assert "SandboxFailure" in (judge.check_reference(whole) or "")
+    assert judge.judge(whole, "def f(x): return 2").error is ErrorType.WrongResult
+    assert judge.judge(whole, "def f(x): return 1").passed
 
 
 def test_check_reference(judge: Judge) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections import Counter, OrderedDict, defaultdict, deque
 from decimal import Decimal
 from fractions import Fraction
@@ -63,6 +64,12 @@ def test_defaultdict_views_and_iterators() -> None:
     assert decode(encode(defaultdict(list, a=[1]))) == {"a": [1]}
     assert decode(encode({1: 2}.items())) == {(1, 2)}
     assert list(decode(encode(x * x for x in range(3)))) == [0, 1, 4]
+
+
+def test_a_match_is_true_and_nothing_else() -> None:
+    found = decode(json.loads(json.dumps(encode(re.search("b", "abc")))))
+    assert found and found is not None
+    assert found != re.search("b", "abc") and found != True and found != 1 and found != "b"  # noqa: E712
 
 
 class AlwaysEqual:

@@ -10,6 +10,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,13 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("outside")
+    with outside(tmp_path_factory.mktemp("outside")) as made:
+        yield made
+
+
+@contextmanager
+def outside(folder: Path) -> Iterator[World]:
+    """A world in an empty folder, for as long as the block lasts."""
     (folder / "canary").write_text("sing")
     folder.chmod(0o777)  # what keeps a program out is the jail, not the mode
     (folder / "canary").chmod(0o666)

@@ -23,6 +23,7 @@ SECTIONS = [
     "cost",
     "pairs",
     "problems",
+    "judge",
     "settings",
     "environment",
     "caveats",
