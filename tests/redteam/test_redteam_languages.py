@@ -5,6 +5,7 @@ Each attack returns the right result if it was let, so a jail with a hole passes
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -36,6 +37,7 @@ def installed(name: str, *values: Any) -> Any:
     return pytest.param(name, *values, marks=mark, id="-".join([name, *values[:1]]))
 
 
+@functools.cache  # so that its examiner is one process, however many answers it sees
 def problem(name: str) -> Problem:
     return Problem(task_id="p", prompt="", entry_point="f", test=THREE, language=name)
 
