@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,16 @@ import numpy as np
 
 from ap2o_fast.book import ErrorBook, Row
 from ap2o_fast.config import PromptSettings
-from ap2o_fast.judge import Job, Judge
+from ap2o_fast.judge import Job, Judge, Verdict
 from ap2o_fast.problems import Problem
 from ap2o_fast.reporting.terminal import progress
-from ap2o_fast.sampling import Request, Sampler
+from ap2o_fast.sampling import Answer, Request, Sampler
 from ap2o_fast.sampling.prompts import code_of, prompt_ids
+
+BACKLOG = 256
+"""Answers that may wait for their verdicts; with more the sampler waits for the judge."""
+BUNCH = 16
+"""Verdicts of a commit, once no more answers come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,8 @@ def sit(
     seed: int,
     quiet: bool,
 ) -> dict[str, int]:
-    """Answer and judge what the round still lacks; every group of answers is committed at once.
+    """Answer and judge what the round still lacks. Answers are judged while others are being sampled, and committed in
+    the order of the sampler as their verdicts come.
 
     Returns: counts of the new ``answers`` and ``tokens``.
     """
@@ -70,7 +77,23 @@ def sit(
     if len(done) == total:
         return counts
     name = f"{sitting.stage} ({sitting.policy})"
-    with progress(name, total, "answers", done=len(done), quiet=quiet) as bar:
+    with (
+        progress(name, total, "answers", done=len(done), quiet=quiet) as bar,
+        judge.stream(backlog=BACKLOG) as stream,
+    ):
+
+        def keep(judged: Iterable[tuple[Job, Verdict]]) -> None:
+            nonlocal passed
+            rows = [_row(job, verdict, sitting) for job, verdict in judged]
+            if not rows:
+                return
+            book.append(rows)
+            book.commit()
+            counts["answers"] += len(rows)
+            counts["tokens"] += sum(len(row.token_ids) for row in rows)
+            passed += sum(row.verdict.passed for row in rows)
+            bar.advance(len(rows), passed=passed, tokens_per_s=round(counts["tokens"] / max(bar.seconds, 1e-9)))
+
         for group in sampler.sample(
             requests,
             temperature=sitting.temperature,
@@ -79,33 +102,30 @@ def sit(
             stop=sitting.stop,
             done=done,
         ):
-            jobs = [
-                Job(key=answer, problem=by_id[answer.task_id], code=code_of(answer.text), seed=answer.seed)
-                for answer in group
-            ]
-            rows = [
-                Row(
-                    task_id=job.key.task_id,
-                    round=sitting.round,
-                    sample=job.key.sample,
-                    seed=job.key.seed,
-                    policy=sitting.policy,
-                    token_ids=job.key.token_ids,
-                    logprobs=job.key.logprobs,
-                    text=job.key.text,
-                    code=job.code,
-                    finish=job.key.finish,
-                    verdict=verdict,
-                )
-                for job, verdict in judge.judge_all(jobs)
-            ]
-            book.append(rows)
-            book.commit()
-            tokens = sum(len(row.token_ids) for row in rows)
-            passed += sum(row.verdict.passed for row in rows)
-            counts = {"answers": counts["answers"] + len(rows), "tokens": counts["tokens"] + tokens}
-            bar.advance(len(rows), passed=passed, tokens_per_s=round(counts["tokens"] / max(bar.seconds, 1e-9)))
+            for answer in group:
+                stream.put(Job(key=answer, problem=by_id[answer.task_id], code=code_of(answer.text), seed=answer.seed))
+            keep(stream.ready())
+        rest = stream.rest()
+        while bunch := list(itertools.islice(rest, BUNCH)):
+            keep(bunch)
     return counts
+
+
+def _row(job: Job, verdict: Verdict, sitting: Sitting) -> Row:
+    answer: Answer = job.key
+    return Row(
+        task_id=answer.task_id,
+        round=sitting.round,
+        sample=answer.sample,
+        seed=answer.seed,
+        policy=sitting.policy,
+        token_ids=answer.token_ids,
+        logprobs=answer.logprobs,
+        text=answer.text,
+        code=job.code,
+        finish=answer.finish,
+        verdict=verdict,
+    )
 
 
 def answer_seeds(seed: int, stage: str, round: int, task_id: str, n: int) -> tuple[int, ...]:

@@ -8,8 +8,9 @@ its own, and they take blocks of answers in turn, so that a slow moment of the m
 `prompt` with `samples`, function bodies to append to it; so many of each problem that `--count` is reached. All are
 judged twice: mixed, each answer to another problem than the one before, and grouped by problem, as an exam does.
 
-Printed are programs a second of wall time, CPU milliseconds a program (the judge's process and all below it), and how
-many times a block takes longer than with ours: the 20th, 50th and 80th percentile over the blocks. `--cores 1` has
+Printed are programs a second of wall time, the median wall time of a program (a few that run into their limit weigh as
+much as hundreds of others), CPU milliseconds a program (the judge's process and all below it), and how many times a
+block takes longer than with ours: the 20th, 50th and 80th percentile over the blocks. `--cores 1` has
 each judge and all its processes on one core.
 
 EvalPlus is `evalplus.eval.untrusted_check` (0.3.1). The third runs an answer as AP2O's published code does: a process
@@ -159,11 +160,13 @@ def upstream(problems: dict[str, dict[str, Any]], _: Path, __: contextlib.ExitSt
     return check
 
 
-JUDGES = {"ours": ours, "EvalPlus": evalplus, "in upstream's style": upstream}
+STATELESS = "in upstream's style"
+"""Begins anew with each answer, so it is measured in one order."""
+JUDGES = {"ours": ours, "EvalPlus": evalplus, STATELESS: upstream}
 
 
 def serve(name: str, problems: dict[str, dict[str, Any]], plus: Path, cores: int, pipe: Connection) -> None:
-    """A judge's own process: blocks of answers in; wall seconds, CPU seconds and verdicts out."""
+    """A judge's own process: blocks of answers in; wall seconds of each, CPU seconds of all and verdicts out."""
     if cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     multiprocessing.set_start_method("fork", force=True)  # a spawned process would hand spawning on to EvalPlus
@@ -171,9 +174,11 @@ def serve(name: str, problems: dict[str, dict[str, Any]], plus: Path, cores: int
         check = JUDGES[name](problems, plus, stack)
         pipe.send("ready")
         while (block := pipe.recv()) is not None:
-            start, spent = time.perf_counter(), cpu_seconds()
-            verdicts = [check(answer) for answer in block]
-            seconds = time.perf_counter() - start
+            spent, verdicts, seconds = cpu_seconds(), [], []
+            for answer in block:
+                start = time.perf_counter()
+                verdicts.append(check(answer))
+                seconds.append(time.perf_counter() - start)
             pipe.send((seconds, cpu_seconds() - spent, verdicts))
 
 
@@ -209,21 +214,24 @@ def main() -> int:
 
 def measure(order: str, blocks: list[list[Answer]], pipes: dict[str, Connection]) -> list[dict[str, Any]]:
     """Have every judge judge every block, in turn; print and return a row for each."""
-    wall: dict[str, list[float]] = {name: [] for name in JUDGES}
-    cpu: dict[str, list[float]] = {name: [] for name in JUDGES}
-    verdicts: dict[str, list[str]] = {name: [] for name in JUDGES}
+    judges = [name for name in JUDGES if order == "grouped" or name != STATELESS]
+    wall: dict[str, list[float]] = {name: [] for name in judges}
+    cpu: dict[str, list[float]] = {name: [] for name in judges}
+    verdicts: dict[str, list[str]] = {name: [] for name in judges}
+    each: dict[str, list[float]] = {name: [] for name in judges}
     for number, block in enumerate(blocks):
-        for name, pipe in pipes.items():
-            pipe.send(block)
-            seconds, spent, found = pipe.recv()
-            wall[name].append(seconds / len(block))
+        for name in judges:
+            pipes[name].send(block)
+            seconds, spent, found = pipes[name].recv()
+            each[name] += seconds
+            wall[name].append(sum(seconds) / len(block))
             cpu[name].append(spent / len(block))
             verdicts[name] += found
-        rates = ", ".join(f"{name} {1 / statistics.median(wall[name]):.1f}/s" for name in JUDGES)
+        rates = ", ".join(f"{name} {1 / statistics.median(wall[name]):.1f}/s" for name in judges)
         print(f"{order}, block {number + 1} of {len(blocks)}: {rates}", file=sys.stderr, flush=True)
     answers = [answer for block in blocks for answer in block]
     rows = []
-    for name in JUDGES:
+    for name in judges:
         different = [
             n for n, pair in enumerate(zip(verdicts[name], verdicts["EvalPlus"], strict=True)) if differ(*pair)
         ]
@@ -232,6 +240,7 @@ def measure(order: str, blocks: list[list[Answer]], pipes: dict[str, Connection]
                 "order": order,
                 "judge": name,
                 "programs_per_second": 1 / statistics.mean(wall[name]),
+                "median_ms": 1000 * statistics.median(each[name]),
                 "cpu_ms": 1000 * statistics.mean(cpu[name]),
                 "times_ours": quantiles(wall[name], wall["ours"]),
                 "times_ours_cpu": quantiles(cpu[name], cpu["ours"]),
@@ -242,7 +251,8 @@ def measure(order: str, blocks: list[list[Answer]], pipes: dict[str, Connection]
             }
         )
         print(
-            f"{order:8} {name:20} {rows[-1]['programs_per_second']:6.1f} programs/s, {rows[-1]['cpu_ms']:6.1f} ms CPU; "
+            f"{order:8} {name:20} {rows[-1]['programs_per_second']:6.1f} programs/s, "
+            f"median {rows[-1]['median_ms']:6.1f} ms, {rows[-1]['cpu_ms']:6.1f} ms CPU; "
             f"times ours {show(rows[-1]['times_ours'])}, in CPU {show(rows[-1]['times_ours_cpu'])}; "
             f"{rows[-1]['passed']} passed, {len(different)} not as EvalPlus"
         )

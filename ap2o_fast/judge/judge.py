@@ -21,7 +21,7 @@ from ap2o_fast.judge.decide import Limits, clean, decide
 from ap2o_fast.judge.jail import describe
 from ap2o_fast.judge.lane import Lane, LaneLost
 from ap2o_fast.judge.languages import LANGUAGES, require
-from ap2o_fast.judge.stream import Job, judge_in_order
+from ap2o_fast.judge.stream import Job, Stream
 from ap2o_fast.judge.verdict import ErrorType, Verdict
 
 if TYPE_CHECKING:  # the judge's processes import this package, and want nothing of what these import
@@ -148,10 +148,21 @@ class Judge:
     def judge_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Verdict]]:
         """Judge many, `workers` at a time; yields in the order of `jobs`, which are taken only as workers fall free.
 
+        Verdicts as `stream` gives them.
+        """
+        with self.stream(backlog=self._workers) as stream:
+            for job in jobs:
+                stream.put(job)
+                yield from stream.ready()
+            yield from stream.rest()
+
+    def stream(self, *, backlog: int) -> Stream:
+        """A stream of jobs to judge in the background, of which `backlog` may be unfinished.
+
         A share of those with a seed (`judge.recheck`) is judged a second time, later and, where there are several, by
         another worker; where the two verdicts differ, the answer's is `Flaky`.
         """
-        return judge_in_order(jobs, self._submit, workers=self._workers, recheck=self.settings.recheck)
+        return Stream(self._submit, recheck=self.settings.recheck, backlog=backlog)
 
     def check_reference(self, problem: Problem) -> str | None:
         """None if the problem's solution passes its own tests (or there is none), else the reason."""

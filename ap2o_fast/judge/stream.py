@@ -1,10 +1,10 @@
-"""Many answers through a judge: as many at a time as it has workers, results in order, some answers judged twice."""
+"""Many answers through a judge, while others are still being made: results in order, some answers judged twice."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,47 +64,68 @@ class _Pending:
         return settle(first, second[0]) if second else first
 
 
-def judge_in_order(
-    jobs: Iterable[Job], submit: Submit, *, workers: int, recheck: float
-) -> Iterator[tuple[Job, Verdict]]:
-    """Yield each job with its verdict, in the order of `jobs`, which are taken only as workers fall free.
+class Stream:
+    """Judges what is put into it, in the background, and gives results in the order of the jobs.
 
     Args:
         submit: begins to judge one.
-        workers: how many at a time.
         recheck: the share that is judged twice; see `twice.settle` for what becomes of the two verdicts.
+        backlog: jobs that may be unfinished; with more, `put` waits. So neither side runs far ahead of the other.
+
+    A context manager: what has not begun when the block ends never does.
     """
-    source = iter(jobs)
-    pending: collections.deque[_Pending] = collections.deque()
-    again: collections.deque[_Pending] = collections.deque()
-    running: set[Future[Verdict]] = set()
-    begun, more = 0, True
-    try:
-        while more or pending:
-            running = {future for future in running if not future.done()}
-            while len(running) < workers:
-                if again and again[0].verdicts[0].done() and (not more or begun - again[0].place > LATER):
-                    running.add(again.popleft().begin(submit))
-                    continue
-                job = next(source, None) if more else None
-                if job is None:
-                    if not more:
-                        break
-                    more = False
-                    continue
-                drawn = job.seed is not None and is_drawn(recheck, job.problem.task_id, job.seed)
-                item = _Pending(job=job, place=begun, twice=drawn)
-                running.add(item.begin(submit))
-                pending.append(item)
-                begun += 1
-                if drawn:
-                    again.append(item)
-            if pending and pending[0].done():
-                item = pending.popleft()
-                yield item.job, item.verdict()
-            elif running:
-                wait(running, return_when=FIRST_COMPLETED)
-    finally:
-        for item in pending:
+
+    def __init__(self, submit: Submit, *, recheck: float, backlog: int) -> None:
+        self._submit, self._recheck, self._backlog = submit, recheck, backlog
+        self._pending: collections.deque[_Pending] = collections.deque()
+        self._again: collections.deque[_Pending] = collections.deque()
+        self._running: set[Future[Verdict]] = set()
+        self._begun = 0
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for item in self._pending:
             for future in item.verdicts:
                 future.cancel()
+
+    def put(self, job: Job) -> None:
+        """Begin with a job, once there is room for it."""
+        while self._begin_again(waited=self._begun - LATER):
+            pass
+        while self._unfinished() >= self._backlog:
+            wait(self._running, return_when=FIRST_COMPLETED)
+        drawn = job.seed is not None and is_drawn(self._recheck, job.problem.task_id, job.seed)
+        item = _Pending(job=job, place=self._begun, twice=drawn)
+        self._running.add(item.begin(self._submit))
+        self._pending.append(item)
+        self._begun += 1
+        if drawn:
+            self._again.append(item)
+
+    def ready(self) -> Iterator[tuple[Job, Verdict]]:
+        """What has its verdict and was put before all that has none; waits for nothing."""
+        while self._pending and self._pending[0].done():
+            item = self._pending.popleft()
+            yield item.job, item.verdict()
+
+    def rest(self) -> Iterator[tuple[Job, Verdict]]:
+        """All that is still to come."""
+        while self._pending:
+            while self._begin_again(waited=self._begun):
+                pass
+            yield from self.ready()
+            if self._unfinished():
+                wait(self._running, return_when=FIRST_COMPLETED)
+
+    def _begin_again(self, *, waited: int) -> bool:
+        """Begin a second judging, if there is one whose first is over and began before job number `waited`."""
+        if not self._again or self._again[0].place >= waited or not self._again[0].verdicts[0].done():
+            return False
+        self._running.add(self._again.popleft().begin(self._submit))
+        return True
+
+    def _unfinished(self) -> int:
+        self._running = {future for future in self._running if not future.done()}
+        return len(self._running)

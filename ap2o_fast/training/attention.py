@@ -12,6 +12,7 @@ Shapes: T packed tokens, S sequences, K gathered keys, H query heads, G key/valu
 
 from __future__ import annotations
 
+import functools
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,9 @@ from ap2o_fast.training.batch import PackedBatch
 
 NAME = "ap2o_shared_prefix"
 # torch 2.11 and 2.12 take fewer key heads than query heads as they come; later ones want to be told.
-_GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+_attend: Any = varlen_attn
+if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+    _attend = functools.partial(varlen_attn, enable_gqa=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +148,7 @@ def _all_at_once(
     """(T, H, E) in one call of FlashAttention, which aligns a causal mask at the end of queries and keys."""
     assert packed.offsets is not None
     longest = max(packed.query_lengths), max(packed.key_lengths)
-    found: torch.Tensor = varlen_attn(
-        query, key, value, *packed.offsets, *longest, scale=scaling, window_size=(-1, 0), **_GROUPED
-    )
+    found: torch.Tensor = _attend(query, key, value, *packed.offsets, *longest, scale=scaling, window_size=(-1, 0))
     return found
 
 
