@@ -140,8 +140,7 @@ class TrainSettings(Settings):
     batch_pairs: int = Field(32, ge=1)
     """Window pairs of one optimiser step; the replay pairs that belong to them come on top."""
     rounding: Literal["stochastic", "nearest"] = "stochastic"
-    """How a bfloat16 model takes over its float32 masters: by chance, which is right on average, or to the nearest as
-    elsewhere, where a small learning rate hardly moves it. A float32 model needs neither."""
+    """How a bfloat16 model takes its masters' float32 values: by chance, right on average, or to the nearest."""
     token_budget: int = Field(4096, ge=64)
     """Packed tokens of one forward pass; a step runs as many as its pairs need."""
     chunk_rows: int = Field(0, ge=0)

@@ -50,7 +50,7 @@ class Workbench:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stack.close()
+        self.stack.__exit__(kind, error, trace)  # a book that cannot be committed must not hide why
 
     @cached_property
     def judge(self) -> Judge:

@@ -86,6 +86,7 @@ class Judge:
         self._open: set[Lane] = set()
         self._guard = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        self._closing = False
         self._tasks: collections.OrderedDict[int, _Task] = collections.OrderedDict()
         self._numbers = 0
         self._judged = itertools.count(1)
@@ -104,6 +105,7 @@ class Judge:
     def __enter__(self) -> Judge:
         if self._pool is not None:
             raise UsageError("this judge is open already")
+        self._closing = False
         level, findings = (0, ["not Linux"]) if sys.platform != "linux" else (0, [])
         try:
             first = self._start_lane() if sys.platform == "linux" else None
@@ -131,15 +133,12 @@ class Judge:
         """End every process of the judge. May be called twice."""
         pool, self._pool = self._pool, None
         with self._guard:
+            self._closing = True
             lanes, self._open = self._open, set()
         for lane in lanes:
             lane.close()
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
-        with self._guard:  # one that was being started meanwhile
-            late, self._open = self._open, set()
-        for lane in late:
-            lane.close()
 
     def judge(self, problem: Problem, code: str) -> Verdict:
         """Judge one answer."""
@@ -308,8 +307,11 @@ class Judge:
     def _start_lane(self) -> Lane:
         lane = Lane(memory_mib=self.settings.memory_mib, without=self._without)
         with self._guard:
-            self._open.add(lane)
-        return lane
+            if not self._closing:
+                self._open.add(lane)
+                return lane
+        lane.close()  # the judge was closed while this one was being started
+        raise LaneLost("the judge is closed")
 
     def _self_test(self, language: str) -> None:
         """A known right and a known wrong answer: an unexpected verdict stops everything."""
