@@ -214,7 +214,8 @@ def is_supervisor(process: int) -> bool:
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGINT", "end"])
 def test_no_process_outlives_the_trainer(how: str) -> None:
     script = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 from ap2o_fast.config import JudgeSettings
 from ap2o_fast.judge import Job, Judge
 from ap2o_fast.problems.problem import Problem
