@@ -169,7 +169,7 @@ def kernels(arguments: argparse.Namespace) -> int:
         if before["environment"] != found["environment"]:
             print(f"error: {report} is of another device, commit or version; move it away", file=sys.stderr)
             return 1
-        found = before | {"left_out": []}
+        found |= before | {"left_out": []}
     done = {(row["model"], row["rows"], row["mode"]) for row in found["rows"]}
     for planned in wanted:
         if (planned.model, planned.rows, planned.mode) in done:
