@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,33 +153,41 @@ class Pipeline(Workbench):
                     pools, config.curriculum, epoch=epoch, epochs=epochs, quiz_errors=quiz_errors, seed=config.seed
                 )
                 self._log_plan(epoch + 1, plan)
-                first = at["step"] if epoch == at["epoch"] else 0
-                for done, metrics in self._train_epoch(trainer, plan, reference, epoch, first):
-                    sink.write({"step": trainer.step, "epoch": epoch + 1, **metrics})
-                    if interrupt.asked:
-                        checkpoint(epoch, done)
-                        raise KeyboardInterrupt
+                parts = list(plan.steps(config.train.batch_pairs))
+                done = at["step"] if epoch == at["epoch"] else 0
+                for metrics in self._train_epoch(trainer, parts, done, reference, epoch, lambda: interrupt.asked):
+                    sink.write({"epoch": epoch + 1, **metrics})
+                    done += 1
+                if interrupt.asked:
+                    checkpoint(epoch, done)
+                    raise KeyboardInterrupt
                 checkpoint(epoch + 1, 0)
             self._quiz(epochs)
         return trainer.step
 
     def _train_epoch(
-        self, trainer: Trainer, plan: PairPlan, reference: npt.NDArray[np.float32], epoch: int, first: int
-    ) -> Iterator[tuple[int, dict[str, float]]]:
-        """Take an epoch's steps from number `first` on; yields how many are done and the last one's metrics."""
-        steps = list(plan.steps(self.config.train.batch_pairs))
+        self,
+        trainer: Trainer,
+        steps: list[PairPlan],
+        first: int,
+        reference: npt.NDArray[np.float32],
+        epoch: int,
+        stop: Callable[[], bool],
+    ) -> Iterator[dict[str, float]]:
+        """Take an epoch's steps from number `first` on until `stop`; yields each one's metrics."""
         name = f"correct epoch {epoch + 1}/{self.config.train.epochs}"
         counts = {"tokens": 0, "pairs": 0}
+        pairs, before = sum(map(len, steps)), sum(map(len, steps[:first]))
         with (
             self.folder.timed("correct", counts),
-            progress(name, len(plan), "pairs", done=sum(map(len, steps[:first])), quiet=self.quiet) as bar,
+            progress(name, pairs, "pairs", done=before, quiet=self.quiet) as bar,
         ):
-            for done, pairs in enumerate(steps[first:], start=first + 1):
-                metrics = trainer.train_step(pairs, self.book("exam"), reference)
+            for metrics in trainer.train_steps(steps[first:], self.book("exam"), reference, stop):
                 counts["tokens"] += int(metrics["tokens"])
-                counts["pairs"] += len(pairs)
-                bar.advance(len(pairs), loss=round(metrics["loss"], 4), margin=round(metrics["rewards/margins"], 4))
-                yield done, metrics
+                counts["pairs"] += int(metrics["pairs"])
+                margin = round(metrics["rewards/margins"], 4)
+                bar.advance(int(metrics["pairs"]), loss=round(metrics["loss"], 4), margin=margin)
+                yield metrics
 
     def _quiz(self, epoch: int) -> dict[int, int]:
         """Sit the quiz after `epoch` epochs, keep the weights if they are the best, log it; returns error counts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ap2o_fast.training.batch import PackedBatch
+from ap2o_fast.training.batch import PackedBatch, PackedStep
 from ap2o_fast.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from ap2o_fast.training.model import load_model, load_tokenizer, model_hash, prepare_model, save_model
 from ap2o_fast.training.objective import check_head, dpo_step_loss, score
@@ -11,6 +11,7 @@ from ap2o_fast.training.step import Trainer
 
 __all__ = [
     "PackedBatch",
+    "PackedStep",
     "Trainer",
     "check_head",
     "dpo_step_loss",

@@ -48,5 +48,31 @@ class PackedBatch:
             moved[name] = moved[name].to(device, non_blocking=True)
         return PackedBatch(**moved)
 
+    def pin_memory(self) -> PackedBatch:
+        """The same batch with what goes to a GPU in page-locked memory, from where it is copied in the background."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return PackedBatch(**values | {name: values[name].pin_memory() for name in values.keys() - LAYOUT})
+
 
 LAYOUT = {"cu_q", "cu_k", "kv_index", "cu_rows", "pairs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedStep:
+    """All forward passes of one optimiser step.
+
+    Attributes:
+        batches: together they hold every pair once.
+        pairs: how many.
+        tokens: packed tokens.
+        answer_tokens: completion tokens of all pairs' answers, an answer counted in each of its pairs.
+        efficiency: tokens that are needed once each, over forward passes x tokens of the largest.
+        flops: operations of the step's matrix products.
+    """
+
+    batches: list[PackedBatch]
+    pairs: int
+    tokens: int
+    answer_tokens: int
+    efficiency: float
+    flops: float

@@ -80,8 +80,13 @@ class Optimizer:
         return torch.nn.utils.clip_grad_norm_([p.master for p in self.parameters], self.clip)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Update the weights, advance the schedule and drop the gradients."""
+    def step(self, bad: torch.Tensor | None = None) -> None:
+        """Update the weights, advance the schedule and drop the gradients.
+
+        Args:
+            bad: 0-d float32 on the weights' device; where it is 1 masters and moments stay as they are.
+        """
+        self.adamw.found_inf = bad  # type: ignore[attr-defined]
         self.adamw.step()
         self.schedule.step()
         halves = [parameter for parameter in self.parameters if parameter.master is not parameter.model]

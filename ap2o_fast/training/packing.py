@@ -1,12 +1,14 @@
 """From pairs of row ids to packed batches: one copy of each prompt and of each answer, no padding.
 
 Problems are the items, forward passes the bins: first-fit decreasing finds how many are needed, then they are evened
-out, largest item into the emptiest bin. Shapes as in `PackedBatch`.
+out by what they cost, dearest item into the cheapest bin. Shapes as in `PackedBatch`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,9 +18,11 @@ import torch
 
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.errors import DataError
-from ap2o_fast.training.batch import PackedBatch
+from ap2o_fast.training.batch import PackedBatch, PackedStep
+from ap2o_fast.training.flops import TOKENS, Cost
 
 Tokens = npt.NDArray[np.int32] | list[int]
+AHEAD = 2
 
 
 class Book(Protocol):
@@ -44,12 +48,15 @@ class SharedPrompt:
         return len(self.prompt) + sum(len(answer) for answer in self.answers)
 
 
-def pack(book: Book, plan: PairPlan, ref_logps: npt.NDArray[np.floating], token_budget: int) -> list[PackedBatch]:
+def pack(
+    book: Book, plan: PairPlan, ref_logps: npt.NDArray[np.floating], token_budget: int, cost: Cost = TOKENS
+) -> list[PackedBatch]:
     """Pack the pairs of one optimiser step.
 
     Args:
         ref_logps: (N,) reference log-probability of each row of the book; only the plan's rows need one.
         token_budget: most packed tokens of a batch.
+        cost: what is spread evenly over the batches.
 
     Returns: batches that together hold every pair once.
     Errors: `DataError` for a pair that exceeds the budget alone, an empty prompt, or a missing reference.
@@ -66,7 +73,49 @@ def pack(book: Book, plan: PairPlan, ref_logps: npt.NDArray[np.floating], token_
         mine = plan.problem == problem
         pairs = list(zip(plan.chosen[mine].tolist(), plan.rejected[mine].tolist(), strict=True))
         items += _split_by_pairs(book, problem, pairs, token_budget)
-    return [pack_sequences([items[i] for i in bin_], ref_logps) for bin_ in _bins(items, token_budget)]
+    return [pack_sequences([items[i] for i in bin_], ref_logps) for bin_ in _bins(items, token_budget, cost)]
+
+
+def pack_step(
+    book: Book,
+    plan: PairPlan,
+    ref_logps: npt.NDArray[np.floating],
+    token_budget: int,
+    cost: Cost = TOKENS,
+    *,
+    pin: bool = False,
+) -> PackedStep:
+    """`pack`, with what is reported about the step. `pin`: into page-locked memory."""
+    batches = pack(book, plan, ref_logps, token_budget, cost)
+    lengths = book.column("length")
+    return PackedStep(
+        batches=[batch.pin_memory() for batch in batches] if pin else batches,
+        pairs=len(plan),
+        tokens=sum(len(batch.input_ids) for batch in batches),
+        answer_tokens=int(lengths[plan.chosen].sum(dtype=np.int64) + lengths[plan.rejected].sum(dtype=np.int64)),
+        efficiency=packing_efficiency(book, plan, batches, cost),
+        flops=sum(cost.training(batch) for batch in batches),
+    )
+
+
+def pack_ahead(
+    book: Book,
+    plans: Iterable[PairPlan],
+    ref_logps: npt.NDArray[np.floating],
+    token_budget: int,
+    cost: Cost = TOKENS,
+    *,
+    pin: bool = False,
+) -> Iterator[PackedStep]:
+    """`pack_step` for each plan in order, on another thread and up to `AHEAD` steps before they are asked for."""
+    with ThreadPoolExecutor(1, thread_name_prefix="packing") as thread:
+        ahead: deque[Future[PackedStep]] = deque()
+        for plan in plans:
+            ahead.append(thread.submit(pack_step, book, plan, ref_logps, token_budget, cost, pin=pin))
+            if len(ahead) > AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def pack_rows(
@@ -83,7 +132,7 @@ def pack_rows(
     for problem in np.unique(problems).tolist():
         items += _split_by_answers(book, problem, rows[problems == problem].tolist(), token_budget)
     packed = []
-    for bin_ in _bins(items, token_budget):
+    for bin_ in _bins(items, token_budget, TOKENS):
         members = [items[i] for i in bin_]
         packed.append((pack_sequences(members), np.array([row for item in members for row in item.rows], np.int64)))
     return packed
@@ -137,15 +186,18 @@ def pack_sequences(items: Sequence[SharedPrompt], ref_logps: npt.NDArray[np.floa
     )
 
 
-def packing_efficiency(book: Book, plan: PairPlan, batches: Sequence[PackedBatch]) -> float:
-    """Tokens that the plan needs once each, over forward passes x tokens of the largest of them.
+def packing_efficiency(book: Book, plan: PairPlan, batches: Sequence[PackedBatch], cost: Cost = TOKENS) -> float:
+    """What the plan's prompts and answers cost once each, over forward passes x the cost of the dearest of them.
 
-    1.0 means no prompt or answer was repeated and all passes are equally large; padding does not occur.
+    1.0 means no prompt was repeated and all passes cost the same; padding does not occur.
     """
     answers = np.unique(np.concatenate([plan.chosen, plan.rejected]))
-    needed = sum(len(book.tokens(row)) for row in answers.tolist())
-    needed += sum(len(book.prompt_ids(problem)) for problem in np.unique(plan.problem).tolist())
-    return needed / (len(batches) * max(len(batch.input_ids) for batch in batches))
+    problems, lengths = book.column("problem")[answers], book.column("length")[answers]
+    needed = sum(
+        cost.forward(len(book.prompt_ids(problem)), lengths[problems == problem].tolist())
+        for problem in np.unique(problems).tolist()
+    )
+    return needed / (len(batches) * max(cost.packed(batch) for batch in batches))
 
 
 def _split_by_pairs(book: Book, problem: int, pairs: list[tuple[int, int]], budget: int) -> list[SharedPrompt]:
@@ -214,9 +266,10 @@ def _too_long(what: str, size: int, budget: int) -> DataError:
     )
 
 
-def _bins(items: list[SharedPrompt], budget: int) -> list[list[int]]:
+def _bins(items: list[SharedPrompt], budget: int, cost: Cost) -> list[list[int]]:
     """Numbers of the items of each bin, in item order."""
     sizes = [item.size for item in items]
+    costs = [cost.forward(len(item.prompt), [len(answer) for answer in item.answers]) for item in items]
     largest_first = sorted(range(len(items)), key=lambda i: -sizes[i])
     bins: list[list[int]] = []
     room: list[int] = []
@@ -229,13 +282,29 @@ def _bins(items: list[SharedPrompt], budget: int) -> list[list[int]]:
         bins[home].append(i)
         room[home] -= sizes[i]
     even: list[list[int]] = [[] for _ in bins]
-    loads = [0] * len(bins)
-    for i in largest_first:
-        home = loads.index(min(loads))
-        even[home].append(i)
-        loads[home] += sizes[i]
-    chosen = even if max(loads, default=0) <= budget else bins
-    return [sorted(bin_) for bin_ in chosen]
+    for i in sorted(range(len(items)), key=lambda i: -costs[i]):
+        min(even, key=lambda bin_: sum(costs[j] for j in bin_)).append(i)
+    _exchange(even, costs)
+    fits = all(sum(sizes[i] for i in bin_) <= budget for bin_ in even)
+    return [sorted(bin_) for bin_ in (even if fits else bins)]
+
+
+def _exchange(bins: list[list[int]], costs: list[float]) -> None:
+    """Give items of the dearest bin to the cheapest, alone or for another, as long as that brings the two closer."""
+    while True:
+        spent = [sum(costs[i] for i in bin_) for bin_ in bins]
+        dear, cheap = bins[spent.index(max(spent))], bins[spent.index(min(spent))]
+        apart = max(spent) - min(spent)
+        # What a pair of them lies apart changes hands; half of the bins' distance would make them equal.
+        offers = [(i, j, costs[i] - (costs[j] if j is not None else 0)) for i in dear for j in (None, *cheap)]
+        i, j, moved = min(offers, key=lambda offer: abs(offer[2] - apart / 2), default=(0, None, 0.0))
+        if not apart or not 1e-6 < moved / apart < 1 - 1e-6:
+            return
+        dear.remove(i)
+        cheap.append(i)
+        if j is not None:
+            cheap.remove(j)
+            dear.append(j)
 
 
 def _joined(parts: Sequence[Tokens | npt.NDArray[np.int64]]) -> torch.Tensor:

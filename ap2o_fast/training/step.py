@@ -1,10 +1,17 @@
-"""One optimiser step: pack, forward and backward each batch, clip, update."""
+"""One optimiser step: forward and backward of each packed batch, clip, update. The host never waits for the device.
+
+A step is launched and its metrics are read when the next one is under way. What must not reach the weights, a loss or
+gradient that is not finite, is therefore kept from them on the device, in that step and all after it, and told at the
+reading.
+"""
 
 from __future__ import annotations
 
 import math
 import resource
 import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +21,11 @@ from transformers import PreTrainedModel
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.errors import NumericalError, UsageError
-from ap2o_fast.training.batch import PackedBatch
+from ap2o_fast.training.batch import PackedBatch, PackedStep
+from ap2o_fast.training.flops import Cost, peak_flops
 from ap2o_fast.training.objective import dpo_step_loss
 from ap2o_fast.training.optimizer import Optimizer
-from ap2o_fast.training.packing import Book, pack, packing_efficiency
+from ap2o_fast.training.packing import Book, pack_ahead, pack_step
 
 # Before the first update policy and reference are one model, so every reward is 0 up to rounding.
 _REWARD_TOLERANCE = {torch.float64: 1e-3, torch.float32: 5e-3, torch.bfloat16: 0.25}
@@ -40,52 +48,82 @@ class Trainer:
         self.loss = loss
         self.total_steps = total_steps
         self.optimizer = Optimizer(model, train, total_steps)
+        self.cost = Cost.of(model)
         self.step = 0
+        self._bad = torch.zeros((), device=model.device)
+        self.peak_flops = peak_flops(model.device)
 
     def train_step(self, pairs: PairPlan, book: Book, ref_logps: npt.NDArray[np.floating]) -> dict[str, float]:
-        """Update the model on all of `pairs`; the loss is their mean, however many forward passes they take.
+        """Update the model on all of `pairs` and wait for it; the loss is their mean, however many passes they take.
 
         Args:
             ref_logps: (N,) reference log-probabilities by row id.
 
-        Returns: metrics of the step: loss, rewards/*, logps/* (means over pairs), grad_norm (before clipping),
-        learning_rate, pairs, tokens (packed), packing_efficiency, forward_passes, seconds, peak_mib (of the device;
-        on the CPU of the process since its start), step (counted from 1).
-        Errors: `NumericalError` for a loss or gradient that is not finite, or for reference log-probabilities that the
-        untrained model does not reproduce; the weights are as before then. `DataError` as `pack`.
+        Returns: metrics of the step, see `Launched.read`.
+        Errors: as `launch` and `Launched.read`; `DataError` as `pack`.
         """
         if len(pairs) == 0:
             raise UsageError("a training step needs at least one pair")
-        start = time.perf_counter()
-        device = self.model.device
-        batches = pack(book, pairs, ref_logps, self.train.token_budget)
+        return self.launch(pack_step(book, pairs, ref_logps, self.train.token_budget, self.cost)).read()
+
+    def train_steps(
+        self,
+        plans: Iterable[PairPlan],
+        book: Book,
+        ref_logps: npt.NDArray[np.floating],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[dict[str, float]]:
+        """One update a plan; batches are packed ahead and metrics come one step late.
+
+        Args:
+            stop: asked before each step; once it says yes no other is begun, and what is under way is still told.
+
+        Returns: metrics of each step, in order; `step` of the trainer may be one further than those of the last told.
+        Errors: as `train_step`.
+        """
+        pin = self.model.device.type == "cuda"
+        before: Launched | None = None
+        for packed in pack_ahead(book, plans, ref_logps, self.train.token_budget, self.cost, pin=pin):
+            if stop():
+                break
+            launched = self.launch(packed)
+            if before is not None:
+                yield before.read()
+            before = launched
+        if before is not None:
+            yield before.read()
+
+    def launch(self, packed: PackedStep) -> Launched:
+        """Begin an update on a packed step; on the CPU it is done on return, on a GPU it need not be.
+
+        Errors: `NumericalError` for reference log-probabilities that the untrained model does not reproduce; nothing is
+        changed then.
+        """
+        clock = _Clock(self.model.device)
         sums: dict[str, torch.Tensor] = {}
         try:
-            for host_batch in batches:
-                for name, share in self._accumulate(host_batch.to(device), len(pairs)).items():
+            for host_batch in packed.batches:
+                for name, share in self._accumulate(host_batch.to(self.model.device), packed.pairs).items():
                     sums[name] = sums[name] + share if name in sums else share
             sums["grad_norm"] = self.optimizer.clip_gradients()
-            # The one place of a step where the host waits for the device.
-            found = dict(zip(sums, torch.stack([value.double() for value in sums.values()]).tolist(), strict=True))
-            for name in ("loss", "grad_norm"):
-                if not math.isfinite(found[name]):
-                    raise self._not_finite(name.replace("grad_", "gradient "), found[name])
         except BaseException:
             self.optimizer.zero_grad()
             raise
+        fine = torch.isfinite(sums["loss"]) & torch.isfinite(sums["grad_norm"])
+        self._bad = torch.maximum(self._bad, (~fine).float())
         learning_rate = self.optimizer.learning_rate
-        self.optimizer.step()
+        self.optimizer.step(self._bad)
         self.step += 1
-        return found | {
-            "learning_rate": learning_rate,
-            "pairs": len(pairs),
-            "tokens": sum(len(batch.input_ids) for batch in batches),
-            "packing_efficiency": packing_efficiency(book, pairs, batches),
-            "forward_passes": len(batches),
-            "seconds": time.perf_counter() - start,
-            "peak_mib": _peak_mib(device),
-            "step": self.step,
-        }
+        values = torch.stack([value.double() for value in sums.values()])
+        return Launched(
+            trainer=self,
+            step=self.step,
+            packed=packed,
+            learning_rate=learning_rate,
+            names=tuple(sums),
+            values=values.to("cpu", non_blocking=True),
+            clock=clock.stop(),
+        )
 
     def _accumulate(self, batch: PackedBatch, pairs: int) -> dict[str, torch.Tensor]:
         output, metrics = dpo_step_loss(
@@ -108,12 +146,90 @@ class Trainer:
                 do="score the book again with the model that training starts from",
             )
 
-    def _not_finite(self, what: str, value: float) -> NumericalError:
-        return NumericalError(
-            f"step {self.step + 1}: {what} is {value}; the weights were not changed",
-            why="an overflow in the model, or weights that were already broken",
-            do="resume from the last checkpoint with a lower train.lr or train.clip, or with model.dtype=float32",
+    def undo(self, step: int) -> None:
+        """Be as before `step`, which did not change the weights because something was not finite."""
+        self.optimizer.zero_grad()
+        self.optimizer.set_step(step - 1)
+        self.step = step - 1
+        self._bad.zero_()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launched:
+    """A step that may still be running."""
+
+    trainer: Trainer
+    step: int
+    packed: PackedStep
+    learning_rate: float
+    names: tuple[str, ...]
+    values: torch.Tensor
+    clock: _Clock
+
+    def read(self) -> dict[str, float]:
+        """Wait for the step.
+
+        Returns: loss, rewards/*, logps/* (means over pairs), grad_norm (before clipping), learning_rate, pairs, tokens
+        (packed), answer_tokens, packing_efficiency, forward_passes, seconds, tflops (10^12 operations of matrix
+        products a second; recomputation does not count), mfu (their share of the device's peak, where that is known),
+        peak_mib (of the device; on the CPU of the process since its start), step (counted from 1).
+        Errors: `NumericalError` for a loss or gradient that is not finite; the weights are as before the step then.
+        """
+        seconds = self.clock.seconds()
+        found = dict(zip(self.names, self.values.tolist(), strict=True))
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(found[name]):
+                self.trainer.undo(self.step)
+                raise _not_finite(self.step, name.replace("grad_", "gradient "), found[name])
+        rate = self.packed.flops / seconds
+        peak = self.trainer.peak_flops
+        return (
+            found
+            | {
+                "learning_rate": self.learning_rate,
+                "pairs": self.packed.pairs,
+                "tokens": self.packed.tokens,
+                "answer_tokens": self.packed.answer_tokens,
+                "packing_efficiency": self.packed.efficiency,
+                "forward_passes": len(self.packed.batches),
+                "seconds": seconds,
+                "tflops": rate / 1e12,
+                "peak_mib": _peak_mib(self.trainer.model.device),
+                "step": self.step,
+            }
+            | ({"mfu": rate / peak} if peak else {})
         )
+
+
+class _Clock:
+    """Seconds from its making to `stop`, on a GPU between the work queued at the two."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+        self._times = [time.perf_counter()]
+        if self._events:
+            self._events[0].record()
+
+    def stop(self) -> _Clock:
+        self._times.append(time.perf_counter())
+        if self._events:
+            self._events[1].record()
+        return self
+
+    def seconds(self) -> float:
+        """Waits until the stop is reached."""
+        if not self._events:
+            return self._times[1] - self._times[0]
+        self._events[1].synchronize()
+        return self._events[0].elapsed_time(self._events[1]) / 1e3
+
+
+def _not_finite(step: int, what: str, value: float) -> NumericalError:
+    return NumericalError(
+        f"step {step}: {what} is {value}; the weights were not changed",
+        why="an overflow in the model, or weights that were already broken",
+        do="resume from the last checkpoint with a lower train.lr or train.clip, or with model.dtype=float32",
+    )
 
 
 def _check_no_dropout(model: PreTrainedModel) -> None:

@@ -16,7 +16,7 @@ import tiny
 from ap2o_fast.reporting.metrics import read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
-CLOCK = {"seconds", "peak_mib"}
+CLOCK = {"seconds", "tflops", "peak_mib"}
 PATIENCE = 180.0
 
 

@@ -34,8 +34,8 @@ class MemoryBook:
         return self.prompts[problem]
 
     def column(self, name: str) -> npt.NDArray[np.int32]:
-        assert name == "problem"
-        return np.array(self.problems, dtype=np.int32)
+        columns = {"problem": self.problems, "length": [len(answer) for answer in self.answers]}
+        return np.array(columns[name], dtype=np.int32)
 
 
 def make_book(prompts: list[int], answers: list[list[int]], *, seed: int = 0) -> MemoryBook:
