@@ -6,7 +6,7 @@ from ap2o_fast.training.batch import PackedBatch, PackedStep
 from ap2o_fast.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from ap2o_fast.training.model import load_model, load_tokenizer, model_hash, prepare_model, save_model
 from ap2o_fast.training.objective import check_head, dpo_step_loss, score
-from ap2o_fast.training.packing import pack, pack_rows, packing_efficiency
+from ap2o_fast.training.packing import pack, pack_rows, pack_step, packing_efficiency
 from ap2o_fast.training.step import Trainer
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "model_hash",
     "pack",
     "pack_rows",
+    "pack_step",
     "packing_efficiency",
     "prepare_model",
     "save_checkpoint",
