@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,9 @@ from transformers import PreTrainedModel
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.errors import NumericalError, UsageError
+from ap2o_fast.training.adapters import is_adapted
 from ap2o_fast.training.batch import PackedBatch
+from ap2o_fast.training.model import model_hash
 from ap2o_fast.training.objective import dpo_step_loss
 from ap2o_fast.training.optimizer import Optimizer
 from ap2o_fast.training.packing import Book, pack, packing_efficiency
@@ -41,6 +44,11 @@ class Trainer:
         self.total_steps = total_steps
         self.optimizer = Optimizer(model, train, total_steps)
         self.step = 0
+
+    @cached_property
+    def frozen(self) -> str:
+        """Hash of the weights beside which adapters are trained; empty where there are no adapters."""
+        return model_hash(self.model) if is_adapted(self.model) else ""
 
     def train_step(self, pairs: PairPlan, book: Book, ref_logps: npt.NDArray[np.floating]) -> dict[str, float]:
         """Update the model on all of `pairs`; the loss is their mean, however many forward passes they take.
