@@ -5,7 +5,7 @@ from __future__ import annotations
 from ap2o_fast.training.adapters import adapt, adapters_off, load_adapter
 from ap2o_fast.training.batch import PackedBatch
 from ap2o_fast.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from ap2o_fast.training.model import load_model, load_tokenizer, model_hash, prepare_model, save_model
+from ap2o_fast.training.model import load_merged, load_model, load_tokenizer, model_hash, prepare_model, save_model
 from ap2o_fast.training.objective import check_head, dpo_step_loss, score
 from ap2o_fast.training.packing import pack, pack_rows, packing_efficiency
 from ap2o_fast.training.quantization import quantise
@@ -21,6 +21,7 @@ __all__ = [
     "latest_checkpoint",
     "load_adapter",
     "load_checkpoint",
+    "load_merged",
     "load_model",
     "load_tokenizer",
     "model_hash",

@@ -129,6 +129,27 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
         )
 
 
+def merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Add the adapters that `save_adapter` wrote to a plain model's weights, in place, in float32, rounded once.
+
+    Returns: the same object, without adapters.
+    Errors: `DataError` where they do not fit.
+    """
+    peft = _peft()
+    misfit = f"the adapter in {folder} does not fit the model"
+    try:
+        # peft makes half-precision adapters float32 here, so that their products are not rounded before the sum.
+        adapted = peft.PeftModel.from_pretrained(model, str(folder))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise DataError(misfit, why=str(error).splitlines()[-1].strip()) from error
+    made = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    different = sorted(made ^ load_file(Path(folder) / WEIGHTS).keys())
+    if different:
+        raise DataError(misfit, why=f"first difference: {different[0]}")
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
+
+
 def _targets(model: PreTrainedModel, asked: tuple[str, ...]) -> list[str]:
     """Names of linear layers, all of them where none is asked for."""
     inside = {
@@ -154,6 +175,6 @@ def _peft() -> Any:
         raise MachineError(
             "adapters need the package peft",
             why=str(error),
-            do="pip install 'ap2o-fast[lora]', or set adapter.kind=none",
+            do="in the clone: pip install -e '.[lora]', or set adapter.kind=none",
         ) from error
     return peft

@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from ap2o_fast.config import AdapterSettings, ModelSettings, check_adapter
-from ap2o_fast.errors import MachineError, UsageError
+from ap2o_fast.errors import DataError, MachineError, UsageError
 from ap2o_fast.training import quantization
-from ap2o_fast.training.adapters import adapt, base_parameters, is_adapted, load_adapter, save_adapter
+from ap2o_fast.training.adapters import adapt, base_parameters, is_adapted, load_adapter, merge, save_adapter
 from ap2o_fast.training.attention import NAME
 from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
 from ap2o_fast.training.forward import packed_hidden
@@ -88,6 +88,30 @@ def load_model(
     if trained is not None:
         load_adapter(model, trained)
     return prepare_model(model), tokenizer
+
+
+def load_merged(settings: ModelSettings, trained: Path, *, expected: str = "") -> PreTrainedModel:
+    """Load a model on the host and add what adapters have learnt to its weights: an ordinary model without adapters.
+
+    Each weight is added up in float32 and rounded once, to `settings.dtype`. Adapters that were trained beside
+    quantised weights are added to the original ones, which are nearer to what the quantised stand for than those are;
+    what the model then computes differs from what was trained by the error of the quantisation.
+
+    Args:
+        trained: a folder written by `save_model`.
+        expected: the model's hash before merging; empty where it is not known.
+
+    Errors: as `load_model`; `DataError` for another model than expected.
+    """
+    plain = settings.model_copy(update={"device": "cpu", "quantization": "none"})
+    model, _ = load_model(plain)
+    if expected and model_hash(model) != expected:
+        raise DataError(
+            f"{settings.name} is not the model beside which the adapter was trained",
+            why=f"its weights do not hash to {expected[:12]}",
+            do="restore the model",
+        )
+    return merge(model, trained)
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:

@@ -41,6 +41,7 @@ def quantise(
     Args:
         model: made from a configuration or loaded, in the dtype that it computes in, on the host or the meta device.
         fill: called with each parameter that is on the meta device, once it has room on `device`, to give it values.
+            Such a model comes from `accelerate.init_empty_weights(include_buffers=False)`.
 
     Returns: the same object, on `device`; its blocks are frozen, so it needs `adapt`.
     Errors: `MachineError` without bitsandbytes.
@@ -48,6 +49,7 @@ def quantise(
     bnb = _bitsandbytes()
     dtype = model.dtype
     blocks = model.get_decoder().layers
+    model.tie_weights()  # accelerate's init_empty_weights parts what is tied
     shared: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
     # Names, because a list of the layers would keep their weights.
     for name in [name for name, module in blocks.named_modules() if type(module) is torch.nn.Linear]:
@@ -74,11 +76,6 @@ def quantise(
     model.is_loaded_in_4bit = True  # what peft goes by
     settle(model)
     return model
-
-
-def is_quantised(model: PreTrainedModel) -> bool:
-    """Whether the model's blocks are of 4 bits."""
-    return bool(getattr(model, "is_loaded_in_4bit", False))
 
 
 def settle(model: PreTrainedModel) -> None:
@@ -118,6 +115,6 @@ def _bitsandbytes() -> Any:
         raise MachineError(
             "model.quantization = 'nf4' needs the package bitsandbytes",
             why=str(error),
-            do="pip install 'ap2o-fast[qlora]', or set model.quantization=none",
+            do="in the clone: pip install -e '.[qlora]', or set model.quantization=none",
         ) from error
     return bitsandbytes
