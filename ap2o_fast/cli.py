@@ -124,6 +124,23 @@ def report(run: RunPath) -> None:
 
 
 @app.command()
+def export(
+    run: RunPath,
+    folder: Annotated[Path, typer.Option("--out", help="the new folder to write")],
+    merge: Annotated[bool, typer.Option("--merge", help="add an adapter's weights to the model's own")] = False,
+) -> None:
+    """Write a run's best checkpoint to a folder of its own; with --merge an ordinary model instead of an adapter."""
+    from transformers.utils import logging
+
+    from ap2o_fast.exporting import export
+    from ap2o_fast.run_folder import RunFolder
+
+    logging.disable_progress_bar()
+    export(RunFolder.open(run), folder, merge=merge)
+    out.print(f"{'merged model' if merge else 'checkpoint'}: {folder}", soft_wrap=True)
+
+
+@app.command()
 def book(
     run: RunPath,
     where: Annotated[list[str] | None, typer.Option(help="e.g. error=NameError, problem=Mbpp/602; repeatable")] = None,

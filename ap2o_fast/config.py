@@ -38,10 +38,25 @@ class ModelSettings(Settings):
     """Branch, tag or commit on the Hub."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Precision of weights and arithmetic. On a CPU float32: bfloat16 products are ~100 times slower there."""
+    quantization: Literal["none", "nf4"] = "none"
+    """`nf4`: the blocks' linear layers in 4 bits (QLoRA), computed in `dtype`; an adapter is what is trained then."""
     device: str = "cpu"
     """Torch device: cpu, cuda, cuda:1."""
     threads: int = Field(0, ge=0)
     """CPU threads of torch; 0 leaves torch's own choice. Results are bit-exact only at one number of threads."""
+
+
+class AdapterSettings(Settings):
+    kind: Literal["none", "lora", "dora"] = "none"
+    """Train small matrices beside frozen weights: LoRA, or DoRA, which learns lengths of rows too and is far slower."""
+    rank: int = Field(16, ge=1)
+    """Rank of the trained matrices."""
+    alpha: float = Field(32.0, gt=0)
+    """What they add is scaled by alpha / rank; adapters want a learning rate 10 to 100 times that of all weights."""
+    rank_stabilized: bool = False
+    """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
+    targets: tuple[str, ...] = ()
+    """Linear layers of the blocks that get one, e.g. `['q_proj','v_proj']`; empty takes all. Never the head."""
 
 
 class SourceSettings(Settings):
@@ -186,6 +201,7 @@ class Config(Settings):
     seed: int = Field(0, ge=0)
     """Every random stream derives from it: sampling, pairs, order."""
     model: ModelSettings = ModelSettings()
+    adapter: AdapterSettings = AdapterSettings()
     problems: ProblemsSettings = ProblemsSettings()
     prompt: PromptSettings = PromptSettings()
     sampling: SamplingSettings = SamplingSettings()
@@ -219,6 +235,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
         config = Config.model_validate(merged)
     except ValidationError as error:
         raise _usage_error(error, str(path) if path else "overrides") from error
+    check_adapter(config.model, config.adapter)
     if max(config.evaluate.k) > config.evaluate.n:
         raise UsageError(
             f"evaluate.k asks for pass@{max(config.evaluate.k)} from evaluate.n = {config.evaluate.n} answers",
@@ -226,6 +243,24 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
             do=f"set evaluate.n to {max(config.evaluate.k)} or drop the k that are larger",
         )
     return config
+
+
+def check_adapter(model: ModelSettings, adapter: AdapterSettings) -> None:
+    """Errors: `UsageError` for a quantisation that cannot be trained or computed."""
+    if model.quantization == "none":
+        return
+    if adapter.kind == "none":
+        raise UsageError(
+            f"model.quantization = {model.quantization!r} needs an adapter",
+            why="weights of 4 bits cannot take an optimiser's small steps: they stay frozen",
+            do="set adapter.kind=lora, or model.quantization=none",
+        )
+    if model.dtype == "float64":
+        raise UsageError(
+            f"model.quantization = {model.quantization!r} does not go with model.dtype = 'float64'",
+            why="bitsandbytes computes in bfloat16 or float32",
+            do="set model.dtype=bfloat16 on a GPU, float32 on a CPU",
+        )
 
 
 def save(config: Config, path: Path) -> None:

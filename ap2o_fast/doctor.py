@@ -29,6 +29,8 @@ OPTIONAL = {
     "flash-attn": ("faster attention on a GPU", "in the clone: pip install -e '.[flash]' --no-build-isolation"),
     "vllm": ("faster sampling on a GPU", "in the clone: pip install -e '.[vllm]'"),
     "liger-kernel": ("a peer to compare the kernels with", "pip install liger-kernel"),
+    "peft": ("LoRA and DoRA adapters", "in the clone: pip install -e '.[lora]'"),
+    "bitsandbytes": ("models of 4 bits under adapters (QLoRA)", "in the clone: pip install -e '.[qlora]'"),
     "evalplus": ("scores by EvalPlus itself", "in the clone: pip install -e '.[eval]'"),
     "datasets": ("problems by Hub name", "in the clone: pip install -e '.[hub]'"),
 }

@@ -10,7 +10,19 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("ap2o-fast", "torch", "transformers", "numpy", "triton", "flash-attn", "liger-kernel", "vllm", "evalplus")
+PACKAGES = (
+    "ap2o-fast",
+    "torch",
+    "transformers",
+    "numpy",
+    "triton",
+    "flash-attn",
+    "liger-kernel",
+    "vllm",
+    "evalplus",
+    "peft",
+    "bitsandbytes",
+)
 
 
 def describe(device: str, model: str) -> dict[str, str]:

@@ -108,7 +108,7 @@ class Workbench:
         """Have the initial weights in memory."""
         if self.weights != INITIAL:
             self.forget_model()
-            self.model, self.tokenizer = load_model(self.config.model)
+            self.model, self.tokenizer = load_model(self.config.model, self.config.adapter, seed=self.config.seed)
             check_head(self.config.loss, self.model)
             self.weights = INITIAL
             self._check_initial(model_hash(self.model))
@@ -117,8 +117,12 @@ class Workbench:
         """Have the best checkpoint's weights in memory."""
         if self.weights != f"best-{epoch}":
             self.forget_model()
-            best = self.config.model.model_copy(update={"name": str(self.folder.best), "revision": None})
-            self.model, self.tokenizer = load_model(best)
+            if self.config.adapter.kind == "none":
+                best = self.config.model.model_copy(update={"name": str(self.folder.best), "revision": None})
+                self.model, self.tokenizer = load_model(best)
+            else:
+                how = self.config.model, self.config.adapter
+                self.model, self.tokenizer = load_model(*how, trained=self.folder.best)
             self.weights = f"best-{epoch}"
 
     def forget_model(self) -> None:

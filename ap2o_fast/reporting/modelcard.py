@@ -17,17 +17,32 @@ METHOD = (
     "sampled, judged in a sandbox and typed by error; DPO on pairs of a passed and a failed answer; short quizzes that "
     "decide what to practise again."
 )
-USE = (
-    "## Use",
-    "",
-    "```python",
-    "from transformers import AutoModelForCausalLM, AutoTokenizer",
-    "",
-    'model = AutoModelForCausalLM.from_pretrained(".")  # the folder of this checkpoint',
-    'tokenizer = AutoTokenizer.from_pretrained(".")',
-    "```",
-    "",
-)
+USE = """## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(".")  # the folder of this checkpoint
+tokenizer = AutoTokenizer.from_pretrained(".")
+```
+"""
+USE_ADAPTER = """## Use
+
+This checkpoint is an adapter: small matrices that belong to {base} and do nothing without it.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained({name})
+model = PeftModel.from_pretrained(base, ".")  # the folder of this checkpoint
+tokenizer = AutoTokenizer.from_pretrained(".")
+```
+
+`ap2o export RUN --merge --out FOLDER` writes an ordinary model instead.
+"""
+MERGED = "The adapter that was trained is merged into the weights{where}."
+TO_ORIGINAL = " of the unquantised model, so that it computes what was trained up to the error of 4-bit weights"
 
 
 def write_model_card(run: Path) -> list[Path]:
@@ -42,27 +57,45 @@ def write_model_card(run: Path) -> list[Path]:
     finally:
         found.close()
     folders = [run] + [folder for folder in (run / "checkpoints" / "best",) if folder.is_dir()]
-    paths = [folder / "README.md" for folder in folders]
-    for path in paths:
-        beside = path.with_name(path.name + ".tmp")
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    return paths
+    return [_write(folder, text) for folder in folders]
 
 
-def card(run: Run) -> str:
-    """The model card as Markdown; what the run has not measured yet is said to be missing."""
+def write_exported_card(run: Path, folder: Path, *, merged: bool) -> Path:
+    """Write README.md of a run's checkpoint into the folder that it was exported to; returns its path."""
+    found = read_run(run)
+    try:
+        return _write(folder, card(found, merged=merged))
+    finally:
+        found.close()
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "README.md"
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    return path
+
+
+def card(run: Run, *, merged: bool = False) -> str:
+    """The model card as Markdown; what the run has not measured yet is said to be missing.
+
+    Args:
+        merged: of a checkpoint whose adapter was merged into the model.
+    """
     name = clean(run.model)
-    head = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    adapter = _adapter(run)
+    library = "peft" if adapter and not merged else "transformers"
+    head = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
     if run.config and not run.model_is_local:
         head.append(f"base_model: {json.dumps(name)}")
-    head += ["tags:", "- code", "- dpo", "- ap2o", "---", ""]
+    head += ["tags:", "- code", "- dpo", "- ap2o", *(["- lora"] if library == "peft" else []), "---", ""]
     system = str(run.setting("curriculum.system", ""))
     body = [f"# {name}, trained with {SYSTEMS.get(system, system or 'ap2o_fast')}", ""]
-    body += [METHOD, "", *_results(run), *_training(run), *USE, "## Limits", ""]
+    body += [METHOD, "", *_results(run), *_training(run), *_use(run, merged=merged), "## Limits", ""]
     body += [f"- {_inline(line)}" for line in caveats(run, read_sittings(run))]
     body += [
         "- Tested on short Python functions with unit tests; a passed test is no proof of correct or safe code.",
@@ -112,6 +145,7 @@ def _training(run: Run) -> list[str]:
         ("learning rate", run.setting("train.lr")),
         ("beta", run.setting("loss.beta")),
         ("precision", run.setting("model.dtype")),
+        ("trained", _adapter(run) or None),
         ("seed", run.setting("seed")),
         ("sandbox level", sandbox_level(run) or None),
         ("time", duration(sum(float(row.get("seconds") or 0) for row in run.timing.values())) if run.timing else None),
@@ -120,6 +154,31 @@ def _training(run: Run) -> list[str]:
     if best:
         facts.append(("kept checkpoint", f"epoch {best['epoch']}, quiz pass@1 {percent(best.get('pass@1'))}"))
     return [*lines, *(f"- {name}: {_inline(str(value))}" for name, value in facts if value is not None), ""]
+
+
+def _adapter(run: Run) -> str:
+    """What was trained in place of all weights, in words; empty where all were."""
+    kind = run.setting("adapter.kind", "none")
+    if kind == "none":
+        return ""
+    weights = "frozen weights" if run.setting("model.quantization", "none") == "none" else "frozen weights of 4 bits"
+    name = {"lora": "LoRA", "dora": "DoRA"}.get(str(kind), str(kind))
+    return (
+        f"{name} adapters of rank {run.setting('adapter.rank')}, alpha {run.setting('adapter.alpha')}, beside {weights}"
+    )
+
+
+def _use(run: Run, *, merged: bool) -> list[str]:
+    if not _adapter(run):
+        return [*USE.splitlines(), ""]
+    if merged:
+        quantised = run.setting("model.quantization", "none") != "none"
+        return [MERGED.format(where=TO_ORIGINAL if quantised else ""), "", *USE.splitlines(), ""]
+    if run.model_is_local:
+        base, name = "the folder that `adapter_config.json` names", '"BASE"'
+    else:
+        base, name = _inline(run.model), json.dumps(run.model)
+    return [*USE_ADAPTER.format(base=base, name=name).splitlines(), ""]
 
 
 def _inline(text: str) -> str:

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> Path:
-    """Write weights, optimiser, schedule and step counter to `folder`/step-<step>-<serial>; then delete older ones.
+    """Write what is trained, optimiser, schedule and counter to `folder`/step-<step>-<serial>; then delete older ones.
 
     Args:
         extra: anything JSON can hold that the caller needs to continue.
@@ -45,7 +45,8 @@ def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> Pa
         partial.mkdir(parents=True)
         save_file(_model_tensors(trainer), partial / "model.safetensors")
         save_file(_optimizer_tensors(trainer), partial / "optimizer.safetensors")
-        state = {"step": trainer.step, "total_steps": trainer.total_steps, "extra": extra}
+        state = {"step": trainer.step, "total_steps": trainer.total_steps, "frozen": trainer.frozen}
+        state["extra"] = extra
         (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         hashes = {path.name: _hash(path) for path in sorted(partial.iterdir())}
         (partial / COMPLETE).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
@@ -98,6 +99,11 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> dict[str, Any]:
             raise DataError(
                 f"{found} does not fit: {what} differ, first {different[0]}", do="resume with the run's own settings"
             )
+    if state.get("frozen", "") != trainer.frozen:
+        raise DataError(
+            f"{found} does not fit: its adapters were trained beside other frozen weights",
+            do="resume with the run's own model and settings",
+        )
     if state["total_steps"] != trainer.total_steps:
         raise DataError(
             f"{found} was made for {state['total_steps']} steps, this run plans {trainer.total_steps}",
@@ -110,8 +116,8 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> dict[str, Any]:
 
 
 def _model_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Parameters (tied ones once) and, in half precision, the float32 masters."""
-    tensors = {name: p.detach().cpu().contiguous() for name, p in trainer.model.named_parameters()}
+    """Trained parameters (tied ones once) and, in half precision, the float32 masters."""
+    tensors = {p.name: p.model.detach().cpu().contiguous() for p in trainer.optimizer.parameters}
     for parameter in trainer.optimizer.parameters:
         if parameter.master is not parameter.model:
             tensors[f"master.{parameter.name}"] = parameter.master.detach().cpu()
@@ -145,12 +151,11 @@ def _optimizer_shapes(trainer: Trainer) -> dict[str, torch.Tensor]:
 def _restore(
     trainer: Trainer, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor], *, step: int
 ) -> None:
-    for name, tensor in trainer.model.named_parameters():
-        tensor.copy_(weights[name])
     optimizer = trainer.optimizer
     optimizer.zero_grad()
     optimizer.adamw.state.clear()
     for parameter in optimizer.parameters:
+        parameter.model.copy_(weights[parameter.name])
         if parameter.master is not parameter.model:
             parameter.master.copy_(weights[f"master.{parameter.name}"])
         if moments:

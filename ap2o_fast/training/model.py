@@ -21,44 +21,97 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ap2o_fast.config import ModelSettings
-from ap2o_fast.errors import MachineError, UsageError
+from ap2o_fast.config import AdapterSettings, ModelSettings, check_adapter
+from ap2o_fast.errors import DataError, MachineError, UsageError
+from ap2o_fast.training import quantization
+from ap2o_fast.training.adapters import adapt, base_parameters, is_adapted, load_adapter, merge, save_adapter
 from ap2o_fast.training.attention import NAME
 from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
 from ap2o_fast.training.forward import packed_hidden
 from ap2o_fast.training.packing import SharedPrompt, Tokens, pack_sequences
 
 
-def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(
+    settings: ModelSettings,
+    adapter: AdapterSettings | None = None,
+    *,
+    seed: int = 0,
+    trained: Path | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer, ready for packed training and for generation. Sets torch's number of threads.
 
+    Args:
+        adapter: what adapters it gets, none by default; with them its own weights are frozen.
+        seed: of new adapters.
+        trained: a folder written by `save_model`, whose weights the adapters get.
+
     Returns: the model in eval mode (no dropout; gradients still flow) on its device, and the tokenizer.
-    Errors: `MachineError` where model, device or memory is not to be had; `UsageError` for an architecture that packed
-    training cannot compute exactly.
+    Errors: `MachineError` where model, device, package or memory is not to be had; `UsageError` for an architecture
+    that packed training cannot compute exactly, and for settings that exclude each other; `DataError` for an adapter
+    that does not fit.
     """
+    adapter = adapter or AdapterSettings()
+    check_adapter(settings, adapter)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = _device(settings.device)
     try:
         _check_folder(settings)
-        check_config(AutoConfig.from_pretrained(settings.name, revision=settings.revision), settings.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            settings.name, revision=settings.revision, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
-        )
+        config = AutoConfig.from_pretrained(settings.name, revision=settings.revision)
+        check_config(config, settings.name)
+        if getattr(config, "quantization_config", None):
+            raise _unsupported(settings.name, "its weights are quantised already; model.quantization does that here")
+        dtype = getattr(torch, settings.dtype)
+        how: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+        if settings.quantization != "none":
+            how |= {"quantization_config": quantization.loading(dtype), "device_map": {"": device}}
+        model = AutoModelForCausalLM.from_pretrained(settings.name, revision=settings.revision, **how)
+        model.to(device)
     except (UsageError, MachineError):
         raise
+    except torch.OutOfMemoryError as error:
+        raise MachineError(
+            f"{settings.name} does not fit on {device}",
+            why=str(error),
+            do="take a smaller model or another device, or model.quantization=nf4",
+        ) from error
     except ValueError as error:  # transformers' word for an architecture or a configuration it does not know
         raise _unsupported(settings.name, _first_line(error)) from error
     except (OSError, SafetensorError) as error:
         raise _not_loaded(settings, _first_line(error)) from error
     tokenizer = load_tokenizer(settings)
-    try:
-        model.to(device)
-    except torch.OutOfMemoryError as error:
-        raise MachineError(
-            f"{settings.name} does not fit on {device}", why=str(error), do="take a smaller model or another device"
-        ) from error
+    if settings.quantization != "none":
+        quantization.settle(model)
+    adapt(model, adapter, seed=seed)
+    if is_adapted(model):
+        model.peft_config["default"].revision = settings.revision
+    if trained is not None:
+        load_adapter(model, trained)
     return prepare_model(model), tokenizer
+
+
+def load_merged(settings: ModelSettings, trained: Path, *, expected: str = "") -> PreTrainedModel:
+    """Load a model on the host and add what adapters have learnt to its weights: an ordinary model without adapters.
+
+    Each weight is added up in float32 and rounded once, to `settings.dtype`. Adapters that were trained beside
+    quantised weights are added to the original ones, which are nearer to what the quantised stand for than those are;
+    what the model then computes differs from what was trained by the error of the quantisation.
+
+    Args:
+        trained: a folder written by `save_model`.
+        expected: the model's hash before merging; empty where it is not known.
+
+    Errors: as `load_model`; `DataError` for another model than expected.
+    """
+    plain = settings.model_copy(update={"device": "cpu", "quantization": "none"})
+    model, _ = load_model(plain)
+    if expected and model_hash(model) != expected:
+        raise DataError(
+            f"{settings.name} is not the model beside which the adapter was trained",
+            why=f"its weights do not hash to {expected[:12]}",
+            do="restore the model",
+        )
+    return merge(model, trained)
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
@@ -122,12 +175,17 @@ def check_config(config: PretrainedConfig, name: str) -> None:
 def model_hash(model: PreTrainedModel) -> str:
     """BLAKE2b over name, dtype, shape and every byte of every parameter, 32 hexadecimal digits.
 
-    Tied parameters count once. Equal on every device; costs one pass over the weights and a copy of the largest.
+    Adapters are left out: it is the same with and without them, and however far they are trained. Of quantised
+    parameters it covers the packed bytes and all that unpacking needs. Tied parameters count once. Equal on every
+    device that holds the same bytes; costs one pass over the weights and a copy of the largest.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    for name, parameter in sorted(base_parameters(model), key=lambda item: item[0]):
+        state = getattr(parameter, "quant_state", None)
+        parts = {"": parameter, **(state.as_dict(packed=True) if state is not None else {})}
+        for part, tensor in sorted(parts.items()):
+            digest.update(f"{name}{part and '.' + part} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -138,6 +196,8 @@ def save_model(
     note: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an ordinary Hugging Face checkpoint (safetensors, tokenizer, generation settings), replacing `folder`.
+
+    Of a model with adapters that is a peft checkpoint: the adapters, and which model they belong to.
 
     It is written beside, synced and renamed, so `folder` is the old or the new model, or for an instant absent, never
     half of one.
@@ -155,7 +215,10 @@ def save_model(
         for left_over in (beside, old):
             shutil.rmtree(left_over, ignore_errors=True)
         beside.mkdir(parents=True)
-        model.save_pretrained(beside)
+        if is_adapted(model):
+            save_adapter(model, beside)
+        else:
+            model.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
         (beside / COMPLETE).write_text(json.dumps(dict(note or {})), encoding="utf-8")
         sync_tree(beside)

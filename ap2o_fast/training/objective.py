@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ap2o_fast.config import LossSettings
 from ap2o_fast.errors import UsageError
+from ap2o_fast.training.adapters import adapters_off
 from ap2o_fast.training.batch import PackedBatch
 from ap2o_fast.training.forward import packed_hidden
 from ap2o_fast.training.packing import Book, pack_rows
@@ -86,11 +89,14 @@ def score(
     rows: npt.NDArray[np.int64],
     token_budget: int,
     chunk_rows: int | None = None,
+    *,
+    adapters: bool = False,
 ) -> npt.NDArray[np.float32]:
-    """Log-probability of each answer, summed over its tokens, under `model`.
+    """Log-probability of each answer, summed over its tokens, under `model`; one with adapters counts without them.
 
     Args:
         rows: (K,) row ids of the book; repeats are computed once.
+        adapters: leave adapters on. Without them the model is the reference, however far they are trained.
 
     Returns: (K,) float32, in the order of `rows`.
     Errors: `DataError` for an answer that exceeds the budget with its prompt.
@@ -98,9 +104,10 @@ def score(
     rows = np.asarray(rows, dtype=np.int64)
     found: dict[int, float] = {}
     head = model.get_output_embeddings()
-    for host_batch, row_ids in pack_rows(book, rows, token_budget):
-        batch = host_batch.to(model.device)
-        hidden = packed_hidden(model, batch).index_select(0, batch.rows)
-        token_logps = linear_logp(hidden, head.weight, batch.targets, bias=head.bias, chunk_rows=chunk_rows)
-        found |= dict(zip(row_ids.tolist(), sum_rows(token_logps, batch.cu_rows).tolist(), strict=True))
+    with nullcontext() if adapters else adapters_off(model):
+        for host_batch, row_ids in pack_rows(book, rows, token_budget):
+            batch = host_batch.to(model.device)
+            hidden = packed_hidden(model, batch).index_select(0, batch.rows)
+            token_logps = linear_logp(hidden, head.weight, batch.targets, bias=head.bias, chunk_rows=chunk_rows)
+            found |= dict(zip(row_ids.tolist(), sum_rows(token_logps, batch.cu_rows).tolist(), strict=True))
     return np.array([found[row] for row in rows.tolist()], dtype=np.float32)

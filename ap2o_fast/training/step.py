@@ -12,6 +12,7 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,10 @@ from transformers import PreTrainedModel
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.errors import NumericalError, UsageError
+from ap2o_fast.training.adapters import is_adapted
 from ap2o_fast.training.batch import PackedBatch, PackedStep
 from ap2o_fast.training.flops import Cost, peak_flops
+from ap2o_fast.training.model import model_hash
 from ap2o_fast.training.objective import dpo_step_loss
 from ap2o_fast.training.optimizer import Optimizer
 from ap2o_fast.training.packing import Book, pack_ahead, pack_step
@@ -52,6 +55,11 @@ class Trainer:
         self.step = 0
         self._bad = torch.zeros((), device=model.device)
         self.peak_flops = peak_flops(model.device)
+
+    @cached_property
+    def frozen(self) -> str:
+        """Hash of the weights beside which adapters are trained; empty where there are no adapters."""
+        return model_hash(self.model) if is_adapted(self.model) else ""
 
     def train_step(self, pairs: PairPlan, book: Book, ref_logps: npt.NDArray[np.floating]) -> dict[str, float]:
         """Update the model on all of `pairs` and wait for it; the loss is their mean, however many passes they take.

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ap2o_fast.config import LossSettings, TrainSettings
-from ap2o_fast.training import Trainer, prepare_model, score
+from ap2o_fast.config import AdapterSettings, LossSettings, TrainSettings
+from ap2o_fast.training import Trainer, adapt, prepare_model, score
 from benchmarks.training.cases import Case, make_model
 
 
