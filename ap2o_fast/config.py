@@ -40,6 +40,8 @@ class ModelSettings(Settings):
     """Precision of weights and arithmetic. On a CPU float32: bfloat16 products are ~100 times slower there."""
     device: str = "cpu"
     """Torch device: cpu, cuda, cuda:1."""
+    attention: Literal["auto", "exact", "torch", "flash2", "flash3", "flash4"] = "auto"
+    """`auto`: the best there is. FlashAttention 2, 3, 4 or torch's: a GPU, bfloat16. `exact`: anywhere, slower."""
     threads: int = Field(0, ge=0)
     """CPU threads of torch; 0 leaves torch's own choice. Results are bit-exact only at one number of threads."""
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from ap2o_fast.training.attention import NAME, PackedAttention
+from ap2o_fast.training.attention import wanted_attention
+from ap2o_fast.training.attention_layout import PackedAttention
 from ap2o_fast.training.batch import PackedBatch
 
 
@@ -20,8 +21,9 @@ def packed_hidden(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
 
     Returns: (T, D) in the model's dtype, differentiable.
     """
-    assert model.config._attn_implementation == NAME, "prepare_model was not called"
-    packed = PackedAttention.of(batch, model.dtype)
+    wanted = wanted_attention(model)
+    assert wanted is not None, "prepare_model was not called"
+    packed = PackedAttention.of(batch, model.dtype, wanted)
     # A four-dimensional mask is taken as prepared and passed through: transformers would build one of T x T otherwise.
     placeholder = torch.empty(1, 1, 1, 1, device=batch.input_ids.device)
     with _checkpointing(model):
