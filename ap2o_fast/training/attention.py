@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ap2o_fast.errors import UsageError
-from ap2o_fast.training.attention_backends import attend_at_once, choose
+from ap2o_fast.training.attention_backends import choose
 from ap2o_fast.training.attention_layout import PackedAttention
 
 # transformers takes any name with "flash" in it for an implementation of its own.
@@ -87,12 +87,10 @@ def shared_prefix_attention(
         )
     queries = query[0].transpose(0, 1)
     keys, values = packed.gather(key[0].transpose(0, 1), value[0].transpose(0, 1))
-    if packed.backend == "exact":
+    if packed.attend is None:
         return _each_sequence(packed, queries, keys, values, scaling, sliding_window)[None], None
     offsets = packed.cu_q, packed.cu_k
-    return attend_at_once(packed.backend, queries, keys, values, offsets, packed.longest, scaling, sliding_window)[
-        None
-    ], None
+    return packed.attend(queries, keys, values, offsets, packed.longest, scaling, sliding_window)[None], None
 
 
 @torch.compiler.disable

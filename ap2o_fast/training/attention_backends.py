@@ -13,12 +13,17 @@ import importlib
 import inspect
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
 from ap2o_fast.errors import MachineError, UsageError
+
+# torch 2.11 and 2.12 take fewer key heads than query heads as they come; later ones want to be told.
+_varlen: Any = varlen_attn
+if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+    _varlen = functools.partial(varlen_attn, enable_gqa=True)
 
 Backend = Literal["exact", "torch", "flash2", "flash3", "flash4"]
 
@@ -61,16 +66,7 @@ def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> Backend:
     return wanted  # type: ignore[return-value]
 
 
-def attend_at_once(
-    backend: Backend,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    offsets: tuple[torch.Tensor, torch.Tensor],
-    longest: tuple[int, int],
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
+class Attend(Protocol):
     """Attention of all sequences in one call.
 
     Args:
@@ -80,13 +76,58 @@ def attend_at_once(
 
     Returns: (T, H, E).
     """
-    left = -1 if window is None else window - 1
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        offsets: tuple[torch.Tensor, torch.Tensor],
+        longest: tuple[int, int],
+        scaling: float | None,
+        window: int | None,
+    ) -> torch.Tensor: ...
+
+
+@functools.cache
+def in_one_call(backend: Backend) -> Attend | None:
+    """What computes all sequences at once; None for `exact`, which takes one call a sequence."""
+    if backend == "exact":
+        return None
     if backend == "torch":
-        out: torch.Tensor = _torch()(query, key, value, *offsets, *longest, scale=scaling, window_size=(left, 0))
-        return out
-    # FlashAttention 4 writes no limit as None, the others as -1; causal is a window that ends at the token itself.
-    limits = (None, None) if backend == "flash4" and window is None else (left, -1 if window is None else 0)
-    found = _flash(backend)(
+        return _by_torch
+    # FlashAttention 4 is no registered operator: torch.compile goes around it.
+    function = torch.compiler.disable(_flash(backend)) if backend == "flash4" else _flash(backend)
+    return functools.partial(_by_flash, function, None if backend == "flash4" else -1)
+
+
+def _by_torch(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    offsets: tuple[torch.Tensor, torch.Tensor],
+    longest: tuple[int, int],
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    left = -1 if window is None else window - 1
+    out: torch.Tensor = _varlen(query, key, value, *offsets, *longest, scale=scaling, window_size=(left, 0))
+    return out
+
+
+def _by_flash(
+    function: Callable[..., Any],
+    unlimited: int | None,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    offsets: tuple[torch.Tensor, torch.Tensor],
+    longest: tuple[int, int],
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """`unlimited` is how this release writes a window without limit."""
+    found = function(
         query,
         key,
         value,
@@ -96,20 +137,12 @@ def attend_at_once(
         max_seqlen_k=longest[1],
         softmax_scale=scaling,
         causal=True,
-        window_size=limits,
+        window_size=(unlimited, unlimited) if window is None else (window - 1, 0),
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
     # FlashAttention 4 and early releases of 3 return the log-sum-exp beside the output.
-    attended: torch.Tensor = found[0] if isinstance(found, tuple) else found
-    return attended
-
-
-@functools.cache
-def _torch() -> Callable[..., Any]:
-    # torch 2.11 and 2.12 take fewer key heads than query heads as they come; later ones want to be told.
-    if "enable_gqa" in inspect.signature(varlen_attn).parameters:
-        return functools.partial(varlen_attn, enable_gqa=True)
-    return varlen_attn
+    out: torch.Tensor = found[0] if isinstance(found, tuple) else found
+    return out
 
 
 @functools.cache

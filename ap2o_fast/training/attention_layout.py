@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ap2o_fast.training.attention_backends import Backend, choose
+from ap2o_fast.training.attention_backends import Attend, Backend, choose, in_one_call
 from ap2o_fast.training.batch import PackedBatch
 
 
@@ -20,7 +20,7 @@ class PackedAttention:
     """The layout of one packed forward, on the device of its tokens.
 
     Attributes:
-        backend: what computes the attention.
+        backend: what computes the attention; attend: the same as a function, None for one call a sequence.
         query_lengths, key_lengths: tokens and visible keys of each sequence (S,), on the host.
         longest: the largest of each, for one call for all sequences.
         cu_q, cu_k: (S+1,) int32, where the sequences' queries and keys begin.
@@ -30,6 +30,7 @@ class PackedAttention:
     """
 
     backend: Backend
+    attend: Attend | None
     query_lengths: list[int]
     key_lengths: list[int]
     longest: tuple[int, int]
@@ -53,8 +54,10 @@ class PackedAttention:
         device = batch.input_ids.device
         queries, keys = batch.cu_q.diff().tolist(), batch.cu_k.diff().tolist()
         uses = torch.bincount(batch.kv_index, minlength=len(batch.input_ids))
+        backend = choose(wanted, device, dtype)
         return cls(
-            backend=choose(wanted, device, dtype),
+            backend=backend,
+            attend=in_one_call(backend),
             query_lengths=queries,
             key_lengths=keys,
             longest=(max(queries, default=0), max(keys, default=0)),

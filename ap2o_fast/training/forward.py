@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ap2o_fast.training.attention import wanted_attention
 from ap2o_fast.training.attention_layout import PackedAttention
@@ -40,12 +41,17 @@ def packed_hidden(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
 
 @contextmanager
 def _checkpointing(model: PreTrainedModel) -> Iterator[None]:
-    """transformers checkpoints only in training mode, which generation must not see: it would lose its cache."""
-    if not (model.is_gradient_checkpointing and torch.is_grad_enabled()):
-        yield
-        return
-    model.train()
+    """transformers checkpoints layers in training mode, which generation must not see: it would lose its cache.
+
+    The parts of a layer stay in evaluation mode, as they are when it is computed again in the backward pass.
+    """
+    layers: list[torch.nn.Module] = []
+    if model.is_gradient_checkpointing and torch.is_grad_enabled():
+        layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.training = True
     try:
         yield
     finally:
-        model.eval()
+        for layer in layers:
+            layer.training = False

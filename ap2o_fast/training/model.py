@@ -26,6 +26,7 @@ from ap2o_fast.errors import MachineError, UsageError
 from ap2o_fast.training.attention import use_attention
 from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
 from ap2o_fast.training.forward import packed_hidden
+from ap2o_fast.training.liger import use_liger
 from ap2o_fast.training.packing import SharedPrompt, Tokens, pack_sequences
 
 # Architectures whose layers hand their window to the attention, each held to it by a test. One that keeps it in the
@@ -62,6 +63,7 @@ def load_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedToke
         raise MachineError(
             f"{settings.name} does not fit on {device}", why=str(error), do="take a smaller model or another device"
         ) from error
+    use_liger(model, settings.liger)
     return prepare_model(model, settings.attention), tokenizer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,12 @@ from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.errors import NumericalError, UsageError
 from ap2o_fast.training.batch import PackedBatch
+from ap2o_fast.training.compiled import compile_blocks
+from ap2o_fast.training.deterministic import deterministic
 from ap2o_fast.training.objective import dpo_step_loss
 from ap2o_fast.training.optimizer import Optimizer
 from ap2o_fast.training.packing import Book, pack, packing_efficiency
+from ap2o_fast.training.profile import StepProfiler
 
 # Before the first update policy and reference are one model, so every reward is 0 up to rounding.
 _REWARD_TOLERANCE = {torch.float64: 1e-3, torch.float32: 5e-3, torch.bfloat16: 0.25}
@@ -29,12 +33,24 @@ class Trainer:
     Args:
         model: as `load_model` or `prepare_model` returns it.
         total_steps: length of the learning-rate schedule; steps beyond it have a learning rate of 0.
+        profiles: folder for the traces of `train.profile_steps`.
     """
 
-    def __init__(self, model: PreTrainedModel, *, train: TrainSettings, loss: LossSettings, total_steps: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        train: TrainSettings,
+        loss: LossSettings,
+        total_steps: int,
+        profiles: Path = Path("profiles"),
+    ) -> None:
         if train.gradient_checkpointing:
             _check_no_dropout(model)
             model.gradient_checkpointing_enable()
+        if train.compile:
+            compile_blocks(model)
+        self.profiler = StepProfiler(train.profile_steps, profiles)
         self.model = model
         self.train = train
         self.loss = loss
@@ -54,6 +70,10 @@ class Trainer:
         Errors: `NumericalError` for a loss or gradient that is not finite, or for reference log-probabilities that the
         untrained model does not reproduce; the weights are as before then. `DataError` as `pack`.
         """
+        with self.profiler.step(self.step + 1), deterministic(self.train.deterministic, self.model.device):
+            return self._train_step(pairs, book, ref_logps)
+
+    def _train_step(self, pairs: PairPlan, book: Book, ref_logps: npt.NDArray[np.floating]) -> dict[str, float]:
         if len(pairs) == 0:
             raise UsageError("a training step needs at least one pair")
         start = time.perf_counter()

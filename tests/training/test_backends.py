@@ -115,14 +115,16 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
         module.__spec__ = object()  # type: ignore[assignment]
         module.flash_attn_varlen_func = function  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, name, module)
-    backends._flash.cache_clear()
+    for cached in (backends._flash, backends.in_one_call):
+        cached.cache_clear()
     yield
-    backends._flash.cache_clear()
+    for cached in (backends._flash, backends.in_one_call):
+        cached.cache_clear()
 
 
 def layout(backend: str) -> PackedAttention:
     made = PackedAttention.of(BATCH, torch.float64)
-    return PackedAttention(**{**vars(made), "backend": backend, "_masks": {}})
+    return PackedAttention(**{**vars(made), "backend": backend, "attend": backends.in_one_call(backend)})
 
 
 @pytest.mark.usefixtures("_installed")
