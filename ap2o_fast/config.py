@@ -42,6 +42,10 @@ class ModelSettings(Settings):
     """`nf4`: the blocks' linear layers in 4 bits (QLoRA), computed in `dtype`; an adapter is what is trained then."""
     device: str = "cpu"
     """Torch device: cpu, cuda, cuda:1."""
+    attention: Literal["auto", "exact", "torch", "flash2", "flash3", "flash4"] = "auto"
+    """`auto`: the best there is. FlashAttention 2, 3, 4 or torch's: a GPU, bfloat16. `exact`: anywhere, slower."""
+    liger: Literal["auto"] | bool = "auto"
+    """Liger's RMSNorm and SwiGLU kernels: `auto` on a GPU where liger-kernel is installed and knows the model."""
     threads: int = Field(0, ge=0)
     """CPU threads of torch; 0 leaves torch's own choice. Results are bit-exact only at one number of threads."""
 
@@ -162,6 +166,12 @@ class TrainSettings(Settings):
     """Completion tokens whose logits exist at one time; 0 leaves it to the head: 1024, or on a GPU up to 4096."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    compile: bool = False
+    """torch.compile each decoder layer: the first steps take minutes, the later ones less time."""
+    deterministic: bool = False
+    """Equal runs give equal weights on a GPU too, more slowly; needs CUBLAS_WORKSPACE_CONFIG=:4096:8 set."""
+    profile_steps: str = ""
+    """Record these optimiser steps, e.g. `3-5`, as a trace under the run folder's `profiles`; empty records none."""
 
 
 class LossSettings(Settings):

@@ -135,7 +135,13 @@ class Pipeline(Workbench):
         windows = [window_pairs(pools, config.curriculum, epoch=epoch, epochs=epochs) for epoch in range(epochs)]
         steps = sum(-(-pairs // config.train.batch_pairs) for pairs in windows)
         self.use_initial()
-        trainer = Trainer(self.model, train=config.train, loss=config.loss, total_steps=steps)
+        trainer = Trainer(
+            self.model,
+            train=config.train,
+            loss=config.loss,
+            total_steps=steps,
+            profiles=self.folder.path / "profiles",
+        )
         at = {"epoch": 0, "step": 0}
         if latest_checkpoint(self.folder.training):
             at = load_checkpoint(self.folder.training, trainer)

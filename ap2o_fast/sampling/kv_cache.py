@@ -71,5 +71,5 @@ class GrowingLayer(DynamicLayer):
 
 
 def growing_cache() -> Cache:
-    """An empty cache of `GrowingLayer`s for a model with full attention in every layer."""
+    """An empty cache of `GrowingLayer`s. Layers with a sliding window keep all columns too: the mask hides the old."""
     return Cache(layer_class_to_replicate=GrowingLayer)

@@ -1,106 +1,52 @@
 """Attention over packed sequences that share prompts, plugged into transformers through its public interface.
 
-The function is registered once under `NAME`. In a packed forward it gets a `PackedAttention` as keyword argument and
-computes exact causal attention of every sequence over its own keys. Without one (generation, evaluation) it is
-transformers' `sdpa`, masks included, so one model object serves training and sampling. A switch around the forward
-would not do: gradient checkpointing runs the attention again in the backward pass.
+In a packed forward the function gets a `PackedAttention` as keyword argument and computes exact causal attention of
+every sequence over its own keys, within the layer's sliding window if it has one. Without one (generation, evaluation)
+it is transformers' `sdpa`, masks included, so one model object serves training and sampling. A switch around the
+forward would not do: gradient checkpointing runs the attention again in the backward pass.
 
-On a GPU in half precision that is one call for all sequences, elsewhere one a sequence.
+It is registered once for each value of `model.attention`, so that the model's configuration says which one it has.
 
-Shapes: T packed tokens, S sequences, K gathered keys, H query heads, G key/value heads, E head size.
+Shapes: T packed tokens, K gathered keys, H query heads, G key/value heads, E head size.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ap2o_fast.errors import UsageError
-from ap2o_fast.training.batch import PackedBatch
+from ap2o_fast.training.attention_backends import choose
+from ap2o_fast.training.attention_layout import PackedAttention
 
-NAME = "ap2o_shared_prefix"
-# torch 2.11 and 2.12 take fewer key heads than query heads as they come; later ones want to be told.
-_attend: Any = varlen_attn
-if "enable_gqa" in inspect.signature(varlen_attn).parameters:
-    _attend = functools.partial(varlen_attn, enable_gqa=True)
+# transformers takes any name with "flash" in it for an implementation of its own.
+_NAMES = {
+    wanted: f"ap2o_shared_prefix_{wanted.replace('flash', 'fa')}"
+    for wanted in ("auto", "exact", "torch", "flash2", "flash3", "flash4")
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class PackedAttention:
-    """Who sees whom in one packed forward.
+def use_attention(model: PreTrainedModel, wanted: str) -> bool:
+    """Switch a model to packed attention by `wanted`, a value of `model.attention`.
 
-    Attributes:
-        query_lengths, key_lengths: tokens and visible keys of each sequence (S,), on the host.
-        kv_index: (K,) packed positions of all sequences' keys, end to end.
-        by_token, token_ends: (K,) the keys' numbers in the order of their packed positions, and (T+1,) where each
-            position's begin among them: what leads gradients of keys back to their tokens.
-        offsets: (S+1,) int32 each, where the sequences' queries and keys begin, for one call of torch's variable-length
-            attention; None where it cannot be used (on the CPU, in single precision).
-        causal: (M, M) additive causal mask, M the most keys of a sequence, in the model's dtype, for a call a sequence.
-            The mask of L queries at the end of N keys is its block [N-L:N, :N]. None where `offsets` are not.
+    Returns: whether the model could be switched.
+    Errors: as `choose`, for the model's device and precision.
     """
-
-    query_lengths: list[int]
-    key_lengths: list[int]
-    kv_index: torch.Tensor
-    by_token: torch.Tensor
-    token_ends: torch.Tensor
-    offsets: tuple[torch.Tensor, torch.Tensor] | None
-    causal: torch.Tensor | None
-
-    @classmethod
-    def of(cls, batch: PackedBatch, dtype: torch.dtype) -> PackedAttention:
-        """Read it from the batch, on the device of its tokens."""
-        device = batch.input_ids.device
-        queries, keys = batch.cu_q.diff().tolist(), batch.cu_k.diff().tolist()
-        uses = torch.bincount(batch.kv_index, minlength=len(batch.input_ids))
-        offsets = causal = None
-        if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
-            offsets = batch.cu_q.to(device, non_blocking=True), batch.cu_k.to(device, non_blocking=True)
-        else:
-            most = max(keys, default=0)
-            causal = torch.full((most, most), float("-inf"), dtype=dtype, device=device).triu_(1)
-        return cls(
-            query_lengths=queries,
-            key_lengths=keys,
-            kv_index=batch.kv_index.to(device, non_blocking=True),
-            by_token=batch.kv_index.argsort(stable=True).to(device, non_blocking=True),
-            token_ends=F.pad(uses.cumsum(0), (1, 0)).to(device, non_blocking=True),
-            offsets=offsets,
-            causal=causal,
-        )
-
-    def gather(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(K, G, E) keys or values of all sequences from those of the packed tokens, (T, G, E)."""
-        gathered: torch.Tensor = _Gather.apply(tokens, self.kv_index, self.by_token, self.token_ends)
-        return gathered
+    choose(wanted, model.device, model.dtype)
+    if model.config._attn_implementation != _NAMES[wanted]:
+        model.set_attn_implementation(_NAMES[wanted])
+    return bool(model.config._attn_implementation == _NAMES[wanted])
 
 
-class _Gather(torch.autograd.Function):
-    """`index_select` whose gradients are added up in float32 and in one order: two runs are equal, on a GPU too."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, tokens: torch.Tensor, index: torch.Tensor, by_token: torch.Tensor, token_ends: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.save_for_backward(by_token, token_ends)
-        return tokens.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        by_token, token_ends = ctx.saved_tensors
-        wide = gradient.index_select(0, by_token).to(torch.promote_types(gradient.dtype, torch.float32))
-        sums = torch.segment_reduce(wide.flatten(1), "sum", offsets=token_ends, unsafe=True, initial=0)
-        return sums.view(-1, *gradient.shape[1:]).to(gradient.dtype), None, None, None
+def wanted_attention(model: PreTrainedModel) -> str | None:
+    """The value of `model.attention` that a model was switched to; None where it was not."""
+    names = {name: wanted for wanted, name in _NAMES.items()}
+    return names.get(model.config._attn_implementation)
 
 
 def shared_prefix_attention(
@@ -114,6 +60,7 @@ def shared_prefix_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a decoder layer, in transformers' calling convention.
@@ -121,9 +68,10 @@ def shared_prefix_attention(
     Args:
         query: (1, H, T, E) in a packed forward, (B, H, L, E) otherwise; key, value: the same with G heads.
         packed: the layout of a packed forward, None for ordinary attention.
+        sliding_window: positions that a token sees, itself included; None for all.
 
     Returns: (1, T, H, E), and None for the weights.
-    Errors: `UsageError` for dropout or a sliding window in a packed forward.
+    Errors: `UsageError` for dropout or capped scores in a packed forward.
     """
     if packed is None:
         if query.shape[2] == 1 and query.shape[1] != key.shape[1] and dropout == 0:
@@ -131,43 +79,43 @@ def shared_prefix_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    if dropout or sliding_window:
+    if dropout or softcap:
         raise UsageError(
-            f"packed attention got dropout {dropout} and a sliding window of {sliding_window}",
-            why="reference log-probabilities are computed once, without dropout, and over the whole prompt",
-            do="set the model's dropout to 0, or take a model with full attention",
+            f"packed attention got dropout {dropout} and a cap of {softcap} on its scores",
+            why="reference log-probabilities are computed once, without dropout; no backend of ours caps scores",
+            do="set the model's dropout to 0, or take a model without a cap",
         )
-    by_token = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
-    attend = _each_sequence if packed.offsets is None else _all_at_once
-    return attend(packed, by_token[0], packed.gather(by_token[1]), packed.gather(by_token[2]), scaling)[None], None
+    queries = query[0].transpose(0, 1)
+    keys, values = packed.gather(key[0].transpose(0, 1), value[0].transpose(0, 1))
+    if packed.attend is None:
+        return _each_sequence(packed, queries, keys, values, scaling, sliding_window)[None], None
+    offsets = packed.cu_q, packed.cu_k
+    return packed.attend(queries, keys, values, offsets, packed.longest, scaling, sliding_window)[None], None
 
 
-def _all_at_once(
-    packed: PackedAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
-) -> torch.Tensor:
-    """(T, H, E) in one call of FlashAttention, which aligns a causal mask at the end of queries and keys."""
-    assert packed.offsets is not None
-    longest = max(packed.query_lengths), max(packed.key_lengths)
-    found: torch.Tensor = _attend(query, key, value, *packed.offsets, *longest, scale=scaling, window_size=(-1, 0))
-    return found
-
-
+@torch.compiler.disable
 def _each_sequence(
-    packed: PackedAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+    packed: PackedAttention,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
 ) -> torch.Tensor:
-    """(T, H, E) by one call a sequence, exact in every precision."""
-    assert packed.causal is not None
+    """(T, H, E) by one call a sequence, exact in every precision. Compiled, it would be another program each batch."""
     queries = query.transpose(0, 1)[None].split(packed.query_lengths, dim=2)
     keys = key.transpose(0, 1)[None].split(packed.key_lengths, dim=2)
     values = value.transpose(0, 1)[None].split(packed.key_lengths, dim=2)
     outputs = []
     for q, k, v in zip(queries, keys, values, strict=True):
         length, visible = q.shape[2], k.shape[2]
+        limit = window if window is not None and window < visible else None
         # The CPU kernel's is_causal aligns at the start: right only where queries and keys are the same tokens.
-        mask = None if length == visible else packed.causal[visible - length : visible, :visible]
+        plain = length == visible and limit is None
+        mask = None if plain else packed.mask(limit, q)[visible - length : visible, :visible]
         outputs.append(
             F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
+                q, k, v, attn_mask=mask, is_causal=plain, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
             )
         )
     return torch.cat(outputs, dim=2)[0].transpose(0, 1).contiguous()
@@ -187,5 +135,6 @@ def _decode(
     )
 
 
-AttentionInterface.register(NAME, shared_prefix_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+for _name in _NAMES.values():
+    AttentionInterface.register(_name, shared_prefix_attention)
+    AttentionMaskInterface.register(_name, sdpa_mask)

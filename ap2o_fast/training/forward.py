@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ap2o_fast.training.attention import NAME, PackedAttention
+from ap2o_fast.training.attention import wanted_attention
+from ap2o_fast.training.attention_layout import PackedAttention
 from ap2o_fast.training.batch import PackedBatch
 
 
@@ -20,8 +22,9 @@ def packed_hidden(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
 
     Returns: (T, D) in the model's dtype, differentiable.
     """
-    assert model.config._attn_implementation == NAME, "prepare_model was not called"
-    packed = PackedAttention.of(batch, model.dtype)
+    wanted = wanted_attention(model)
+    assert wanted is not None, "prepare_model was not called"
+    packed = PackedAttention.of(batch, model.dtype, wanted)
     # A four-dimensional mask is taken as prepared and passed through: transformers would build one of T x T otherwise.
     placeholder = torch.empty(1, 1, 1, 1, device=batch.input_ids.device)
     with _checkpointing(model):
@@ -38,12 +41,17 @@ def packed_hidden(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
 
 @contextmanager
 def _checkpointing(model: PreTrainedModel) -> Iterator[None]:
-    """transformers checkpoints only in training mode, which generation must not see: it would lose its cache."""
-    if not (model.is_gradient_checkpointing and torch.is_grad_enabled()):
-        yield
-        return
-    model.train()
+    """transformers checkpoints layers in training mode, which generation must not see: it would lose its cache.
+
+    The parts of a layer stay in evaluation mode, as they are when it is computed again in the backward pass.
+    """
+    layers: list[torch.nn.Module] = []
+    if model.is_gradient_checkpointing and torch.is_grad_enabled():
+        layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.training = True
     try:
         yield
     finally:
-        model.eval()
+        for layer in layers:
+            layer.training = False

@@ -25,10 +25,15 @@ from ap2o_fast.config import AdapterSettings, ModelSettings, check_adapter
 from ap2o_fast.errors import DataError, MachineError, UsageError
 from ap2o_fast.training import quantization
 from ap2o_fast.training.adapters import adapt, base_parameters, is_adapted, load_adapter, merge, save_adapter
-from ap2o_fast.training.attention import NAME
+from ap2o_fast.training.attention import use_attention
 from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
 from ap2o_fast.training.forward import packed_hidden
+from ap2o_fast.training.liger import use_liger
 from ap2o_fast.training.packing import SharedPrompt, Tokens, pack_sequences
+
+# Architectures whose layers hand their window to the attention, each held to it by a test. One that keeps it in the
+# mask alone would see too far, on texts longer than any that could be tried when it is loaded.
+WINDOWED = frozenset({"mistral", "qwen2", "qwen3"})
 
 
 def load_model(
@@ -82,12 +87,13 @@ def load_model(
     tokenizer = load_tokenizer(settings)
     if settings.quantization != "none":
         quantization.settle(model)
+    use_liger(model, settings.liger)
     adapt(model, adapter, seed=seed)
     if is_adapted(model):
         model.peft_config["default"].revision = settings.revision
     if trained is not None:
         load_adapter(model, trained)
-    return prepare_model(model), tokenizer
+    return prepare_model(model, settings.attention), tokenizer
 
 
 def load_merged(settings: ModelSettings, trained: Path, *, expected: str = "") -> PreTrainedModel:
@@ -127,21 +133,23 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def prepare_model(model: PreTrainedModel) -> PreTrainedModel:
+def prepare_model(model: PreTrainedModel, attention: str = "auto") -> PreTrainedModel:
     """Switch a causal LM to shared-prefix attention and check, on six tokens, that packing leaves it exact.
 
+    Args:
+        attention: the setting `model.attention`.
+
     Returns: the same object, in eval mode. Generation with it is unchanged.
-    Errors: `UsageError` for an architecture whose packed forward differs from its own logits.
+    Errors: `UsageError` for an architecture whose packed forward differs from its own logits; `UsageError` or
+    `MachineError` for an attention that cannot be had.
     """
     name = model.config.name_or_path or type(model).__name__
     check_config(model.config, name)
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear):
         raise _unsupported(name, f"its output layer is {type(head).__name__}, not a plain linear `lm_head`")
-    if model.config._attn_implementation != NAME:
-        model.set_attn_implementation(NAME)
-        if model.config._attn_implementation != NAME:
-            raise _unsupported(name, "its attention cannot be exchanged through transformers' AttentionInterface")
+    if not use_attention(model, attention):
+        raise _unsupported(name, "its attention cannot be exchanged through transformers' AttentionInterface")
     model.eval()
     _check_exact(model, name)
     return model
@@ -164,11 +172,14 @@ def check_config(config: PretrainedConfig, name: str) -> None:
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type")
     if rope in ("dynamic", "longrope"):
         raise _unsupported(name, f"its positions depend on the longest text of a batch (rope_type {rope!r})")
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    kinds = set(getattr(text, "layer_types", None) or [])
+    if strange := sorted(kinds - {"full_attention", "sliding_attention"}):
+        raise _unsupported(name, f"it has layers that are neither full nor sliding attention ({', '.join(strange)})")
     window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
-    if kinds != {"full_attention"} or (window and not getattr(text, "layer_types", None)):
+    slides = "sliding_attention" in kinds or (window and not kinds)
+    if slides and text.model_type not in WINDOWED:
         raise _unsupported(
-            name, f"not every layer attends to all earlier tokens (layer_types {sorted(kinds)}, window {window})"
+            name, f"its sliding window ({window}) may not reach the attention; it does in {', '.join(sorted(WINDOWED))}"
         )
 
 
@@ -274,7 +285,7 @@ def _unsupported(name: str, why: str) -> UsageError:
     return UsageError(
         f"model {name!r} is not supported",
         why=why,
-        do="take a decoder-only model with full attention and a plain head: Llama, SmolLM2, Qwen2.5-Coder, Qwen3",
+        do="take a decoder-only model with a plain head: Llama, SmolLM2, Mistral, Qwen2.5-Coder, Qwen3",
     )
 
 

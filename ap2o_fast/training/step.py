@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +25,14 @@ from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.errors import NumericalError, UsageError
 from ap2o_fast.training.adapters import is_adapted
 from ap2o_fast.training.batch import PackedBatch, PackedStep
+from ap2o_fast.training.compiled import compile_blocks
+from ap2o_fast.training.deterministic import deterministic
 from ap2o_fast.training.flops import Cost, peak_flops
 from ap2o_fast.training.model import model_hash
 from ap2o_fast.training.objective import dpo_step_loss
 from ap2o_fast.training.optimizer import Optimizer
 from ap2o_fast.training.packing import Book, pack_ahead, pack_step
+from ap2o_fast.training.profile import StepProfiler
 
 # Before the first update policy and reference are one model, so every reward is 0 up to rounding.
 _REWARD_TOLERANCE = {torch.float64: 1e-3, torch.float32: 5e-3, torch.bfloat16: 0.25}
@@ -40,12 +44,24 @@ class Trainer:
     Args:
         model: as `load_model` or `prepare_model` returns it.
         total_steps: length of the learning-rate schedule; steps beyond it have a learning rate of 0.
+        profiles: folder for the traces of `train.profile_steps`.
     """
 
-    def __init__(self, model: PreTrainedModel, *, train: TrainSettings, loss: LossSettings, total_steps: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        train: TrainSettings,
+        loss: LossSettings,
+        total_steps: int,
+        profiles: Path = Path("profiles"),
+    ) -> None:
         if train.gradient_checkpointing:
             _check_no_dropout(model)
             model.gradient_checkpointing_enable()
+        if train.compile:
+            compile_blocks(model)
+        self.profiler = StepProfiler(train.profile_steps, profiles)
         self.model = model
         self.train = train
         self.loss = loss
@@ -107,6 +123,10 @@ class Trainer:
         Errors: `NumericalError` for reference log-probabilities that the untrained model does not reproduce; nothing is
         changed then.
         """
+        with self.profiler.step(self.step + 1), deterministic(self.train.deterministic, self.model.device):
+            return self._launch(packed)
+
+    def _launch(self, packed: PackedStep) -> Launched:
         clock = _Clock(self.model.device)
         sums: dict[str, torch.Tensor] = {}
         try:

@@ -35,7 +35,7 @@ def train(case: Case, device: str, rung: str, tick: Callable[[], None]) -> dict[
     if rung == "Liger":
         from ap2o_fast.training.liger import use_liger
 
-        use_liger(model)
+        use_liger(model, True)
     reference = copy.deepcopy(model) if rung in ("padded", "packed") else None
     model = prepare_model(model)
     cost = Cost.of(model)

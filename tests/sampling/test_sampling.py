@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 from tiny import byte_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from ap2o_fast.config import PromptSettings
 from ap2o_fast.errors import UsageError
@@ -69,6 +75,32 @@ def test_kept_logprobs_are_the_models_own_at_temperature_one(model, tokenizer) -
         ids = torch.tensor([[*wanted.prompt_ids.tolist(), *answer.token_ids.tolist()]])
         with torch.no_grad():
             logprobs = model(ids).logits[0, len(wanted.prompt_ids) - 1 : -1].log_softmax(-1)
+        want = logprobs.gather(1, torch.from_numpy(answer.token_ids.astype(np.int64))[:, None])[:, 0]
+        assert np.allclose(answer.logprobs, want.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [4, 9])
+def test_a_sliding_window_is_kept_among_rows_that_join_late(tokenizer, window: int) -> None:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=window,
+        bos_token_id=0,
+        eos_token_id=1,
+        initializer_range=0.5,
+    )
+    model = MistralForCausalLM(config).eval()
+    requests = [request("a", 5, range(4)), request("b", 17, range(10, 14)), request("c", 9, range(20, 22))]
+    prompts = {wanted.task_id: wanted.prompt_ids.tolist() for wanted in requests}
+    for answer in sample(model, tokenizer, requests, batch_answers=3):
+        ids = torch.tensor([[*prompts[answer.task_id], *answer.token_ids.tolist()]])
+        with torch.no_grad():
+            logprobs = model(ids, use_cache=False).logits[0, len(prompts[answer.task_id]) - 1 : -1].log_softmax(-1)
         want = logprobs.gather(1, torch.from_numpy(answer.token_ids.astype(np.int64))[:, None])[:, 0]
         assert np.allclose(answer.logprobs, want.numpy(), atol=1e-4)
 

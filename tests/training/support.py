@@ -7,13 +7,31 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.training import prepare_model
 
 VOCABULARY = 311
-CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+CONFIGS = {
+    "llama": LlamaConfig,
+    "mistral": MistralConfig,
+    "qwen2": Qwen2Config,
+    "qwen2-mixed": Qwen2Config,
+    "qwen3": Qwen3Config,
+}
+# Windows within a prompt and across one; Mistral with one key head, Qwen with one layer of each kind.
+SPECIAL: dict[str, dict[str, object]] = {
+    "mistral": {"sliding_window": 5, "num_key_value_heads": 1},
+    "qwen2-mixed": {"use_sliding_window": True, "sliding_window": 15, "max_window_layers": 1},
+}
 
 
 @dataclass
@@ -80,7 +98,9 @@ def plain_model(kind: str, dtype: torch.dtype = torch.float32, *, seed: int = 0,
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[kind](**(settings | changes)))
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        CONFIGS[kind](**(settings | SPECIAL.get(kind, {}) | changes))
+    )
     return model.to(dtype).eval()
 
 

@@ -115,11 +115,8 @@ REFUSED = {
     "soft-capped logits": (transformers.Gemma2Config(), "caps its logits"),
     "scaled logits": (transformers.CohereConfig(), "scales its logits"),
     "divided logits": (transformers.GraniteConfig(logits_scaling=8.0), "scales its logits"),
-    "sliding window": (transformers.MistralConfig(sliding_window=64), "window 64"),
-    "mixed windows": (
-        transformers.Qwen2Config(use_sliding_window=True, sliding_window=64, max_window_layers=1),
-        "sliding_attention",
-    ),
+    "a window that may stay in the mask": (transformers.Starcoder2Config(sliding_window=64), r"window \(64\)"),
+    "chunked attention": (transformers.Llama4TextConfig(), "chunked_attention"),
     "batch-dependent positions": (
         transformers.LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
         "longest text",

@@ -1,0 +1,82 @@
+"""Liger's kernels for the layers between the attentions: RMSNorm and SwiGLU, in one model and no other.
+
+Liger's own `apply_liger_kernel_to_*` also replaces classes and functions in transformers' modules, so that every model
+that is made later in the process would have them. We put its public modules where the model's own stood: they hold
+the same parameters under the same names. Its rotary embedding exists only as such a replacement, of a function that
+transformers calls by name, so it is left out. So is its head: ours takes the loss.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from ap2o_fast.errors import MachineError, UsageError
+
+# Architectures whose normalisation and MLP are Llama's, line by line: (normalisation, MLP).
+_LAYERS = {
+    "llama": ("LlamaRMSNorm", "LlamaMLP"),
+    "mistral": ("MistralRMSNorm", "MistralMLP"),
+    "qwen2": ("Qwen2RMSNorm", "Qwen2MLP"),
+    "qwen3": ("Qwen3RMSNorm", "Qwen3MLP"),
+}
+
+
+def use_liger(model: PreTrainedModel, wanted: Literal["auto"] | bool) -> int:
+    """Replace a model's normalisations and MLPs by Liger's where the setting `model.liger` wants it.
+
+    Returns: how many were replaced; 0 for `auto` where Liger cannot be had or does not fit.
+    Errors: for `True`, `UsageError` where it does not fit the model or its device, `MachineError` where it is missing.
+    """
+    if wanted is False:
+        return 0
+    reason = _unfit(model)
+    if reason is not None:
+        if wanted is True:
+            raise UsageError(
+                "model.liger=true cannot be had", why=reason, do="set model.liger=auto, which goes without it here"
+            )
+        return 0
+    if find_spec("liger_kernel") is None:
+        if wanted is True:
+            raise MachineError(
+                "model.liger=true cannot be had",
+                why="liger-kernel is not installed",
+                do="`pip install liger-kernel`, or set model.liger=auto, which goes without it",
+            )
+        return 0
+    return replace_layers(model)
+
+
+def replace_layers(model: PreTrainedModel) -> int:
+    """Put Liger's modules where a supported model's normalisations and MLPs stand; returns how many."""
+    theirs: Any = importlib.import_module("liger_kernel.transformers")
+    normalisation, mlp = _LAYERS[model.config.model_type]
+    found = [(name, module) for name, module in model.named_modules() if type(module).__name__ in (normalisation, mlp)]
+    for name, module in found:
+        with torch.device("meta"):
+            if type(module).__name__ == mlp:
+                new = theirs.LigerSwiGLUMLP(module.config)
+            else:
+                new = theirs.LigerRMSNorm(len(module.weight), eps=module.variance_epsilon)
+        for part, child in module.named_children():
+            if part != "act_fn":
+                setattr(new, part, child)
+        for part, parameter in module.named_parameters(recurse=False):
+            setattr(new, part, parameter)
+        model.set_submodule(name, new.train(module.training))
+    return len(found)
+
+
+def _unfit(model: PreTrainedModel) -> str | None:
+    if model.device.type != "cuda":
+        return f"its kernels run on a GPU, and the model is on {model.device}"
+    if model.config.model_type not in _LAYERS:
+        return f"{model.config.model_type} is not one of {', '.join(_LAYERS)}"
+    if model.config.hidden_act not in ("silu", "swish"):
+        return f"its MLP computes SiLU, and the model's {model.config.hidden_act}"
+    return None
