@@ -153,6 +153,8 @@ class TrainSettings(Settings):
     """Completion tokens whose logits exist at one time; 0 leaves it to the head: 1024, or on a GPU up to 4096."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    activation_offload: bool = False
+    """Keep what checkpointing saves, the inputs of the layers, in host memory until the backward pass."""
 
 
 class LossSettings(Settings):

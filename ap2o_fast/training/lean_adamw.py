@@ -1,9 +1,9 @@
 """AdamW in one pass over slices of a tensor: 8-bit moments, no float32 masters, state in host memory, each by choice.
 
 Own code because no kept library does what a run asks of it. bitsandbytes rounds new bfloat16 weights to the nearest,
-and at a learning rate of 5e-7 those do not move. torchao rounds by chance, but from torch's global generator, inside a
-graph that it compiles for every shape: a resumed run would round otherwise. Its offloading wants a GPU and a copy of
-the weights. None of them leaves a step out on the word of a tensor that is on the GPU.
+and at a learning rate of 5e-7 those do not move. torchao rounds by chance, but from torch's global generator, so that a
+resumed run would round otherwise, and in a graph that it compiles for every shape (114 s for three on two cores). Its
+offloading wants a GPU and a copy of the weights. None of them leaves a step out on the word of a tensor on the GPU.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.errors import NumericalError, UsageError
+from ap2o_fast.training.activation_offload import offload_activations
 from ap2o_fast.training.batch import PackedBatch
 from ap2o_fast.training.objective import dpo_step_loss
 from ap2o_fast.training.optimizer import Optimizer
@@ -35,6 +36,8 @@ class Trainer:
         if train.gradient_checkpointing:
             _check_no_dropout(model)
             model.gradient_checkpointing_enable()
+        if train.activation_offload:
+            offload_activations(model)
         self.model = model
         self.train = train
         self.loss = loss

@@ -50,7 +50,7 @@ def train(trainer: Trainer, steps: int = 6) -> Trainer:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_bfloat16_weights_go_the_float32_way_at_the_papers_rate(variant: str) -> None:
-    """Six steps of 5e-7 are a fortieth of a unit in the last place of these weights: one in forty moves by all of it."""
+    """Six steps of 5e-7 are a fortieth of a unit in the last place of these weights: one in forty moves, a unit."""
     torch.manual_seed(0)
     wide = torch.nn.Linear(1024, 1024, bias=False)
     half = copy.deepcopy(wide).bfloat16()
