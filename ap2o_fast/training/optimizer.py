@@ -14,55 +14,17 @@ ones by 0.2 and 0.4 % of their norm, where computing in bfloat16 had put them 1.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from ap2o_fast.config import TrainSettings
-from ap2o_fast.errors import UsageError
-from ap2o_fast.training.lean_adamw import Lean, can_be_lean, local, make_lean, make_rates, round_with, step, take_turns
+from ap2o_fast.training.lean_adamw import local, make_rates, round_with, step, take_turns
+from ap2o_fast.training.parameter import check_settings, prepare_parameter
 
 _SLICE = 1 << 24
 """Weights that are rounded at a time: what it needs beside them stays small."""
-
-
-@dataclass
-class Parameter:
-    """A trainable parameter of the model.
-
-    Attributes:
-        name: in the model.
-        model: the model's parameter.
-        master: the tensor that is optimised: `model` itself, or its float32 master, which may be in host memory.
-        lean: set where `lean_adamw` updates it, None where torch's AdamW does.
-    """
-
-    name: str
-    model: torch.nn.Parameter
-    master: torch.nn.Parameter
-    lean: Lean | None
-    _sum: torch.Tensor | None = field(default=None, repr=False)
-
-    @property
-    def gradient(self) -> torch.Tensor | None:
-        """What is to be applied, on the model's device: float32, or the model's own where there is no master."""
-        return self.model.grad if self.master is self.model else self._sum
-
-    def collect(self) -> None:
-        """Add the model's gradient to a master's."""
-        if self.master is self.model or self.model.grad is None:
-            return
-        if self._sum is None:
-            self._sum = self.model.grad.float()
-        else:
-            self._sum += self.model.grad
-        self.model.grad = None
-
-    def drop(self) -> None:
-        """Forget all gradients."""
-        self.model.grad = self.master.grad = self._sum = None
 
 
 class Optimizer:
@@ -77,8 +39,8 @@ class Optimizer:
     def __init__(self, model: PreTrainedModel, settings: TrainSettings, total_steps: int) -> None:
         self.settings, self.clip = settings, settings.clip
         trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        _check(settings, [parameter for _, parameter in trained])
-        self.parameters = [_prepare(name, parameter, settings) for name, parameter in trained]
+        check_settings(settings, [parameter for _, parameter in trained])
+        self.parameters = [prepare_parameter(name, parameter, settings) for name, parameter in trained]
         # It has the lean ones too, for the schedule, but never sees a gradient of theirs and keeps nothing of them.
         self.adamw = torch.optim.AdamW(
             [parameter.master for parameter in self.parameters],
@@ -117,8 +79,7 @@ class Optimizer:
         gradients = [p.gradient for p in self.parameters if p.gradient is not None]
         # In float32 whatever they are: torch's own clipping rounds norms of bfloat16 gradients to bfloat16.
         wide = torch.promote_types(gradients[0].dtype, torch.float32)
-        norms = [torch.linalg.vector_norm(gradient, dtype=wide) for gradient in gradients]
-        norm = torch.linalg.vector_norm(torch.stack(norms))
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, dtype=wide)))
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         self._clipping = (self.clip / (norm + 1e-6)).clamp(max=1.0)
         return norm
@@ -224,41 +185,7 @@ def round_by_chance(
         target.copy_(rounded if good is None else torch.where(good, rounded.to(target.dtype), target))
 
 
-def _prepare(name: str, parameter: torch.nn.Parameter, settings: TrainSettings) -> Parameter:
-    wanted = settings.optimizer == "adamw_8bit" or settings.offload_optimizer or not settings.masters
-    lean = wanted and can_be_lean(parameter)
-    master = parameter
-    # A small parameter's master costs nothing.
-    if parameter.dtype == torch.bfloat16 and (settings.masters or not lean):
-        master = torch.nn.Parameter(parameter.detach().float())
-        if lean and settings.offload_optimizer:
-            host = local(master.detach()).cpu()
-            master = torch.nn.Parameter(host.pin_memory() if parameter.is_cuda else host)
-    state = make_lean(master, parameter, settings) if lean else None
-    return Parameter(name, parameter, master, state)
-
-
 def _moments(master: torch.Tensor) -> dict[str, torch.Tensor]:
     """What torch's AdamW would make in its first step: then a checkpoint of step 0 is like any other."""
     step = torch.zeros((), dtype=torch.float32, device=master.device)
     return {"step": step, "exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master)}
-
-
-def _check(settings: TrainSettings, parameters: list[torch.nn.Parameter]) -> None:
-    dtypes = {parameter.dtype for parameter in parameters}
-    if not settings.masters and torch.bfloat16 not in dtypes:
-        raise UsageError(
-            "train.masters = false: none of the trained weights is half precision, so none has a master",
-            do="set model.dtype=bfloat16, or leave train.masters at its default",
-        )
-    if not settings.masters and settings.rounding == "nearest":
-        raise UsageError(
-            "train.masters = false cannot be used with train.rounding = 'nearest'",
-            why="a step is far below half a unit in the last place of a bfloat16 weight: it would never move",
-            do="set train.rounding=stochastic, or train.masters=true",
-        )
-    if torch.float64 in dtypes and (settings.optimizer == "adamw_8bit" or settings.offload_optimizer):
-        raise UsageError(
-            "train.optimizer = 'adamw_8bit' and train.offload_optimizer compute in float32, the model is float64",
-            do="set model.dtype=float32, or leave both at their defaults",
-        )
