@@ -160,6 +160,12 @@ class TrainSettings(Settings):
     """Window pairs of one optimiser step; the replay pairs that belong to them come on top."""
     rounding: Literal["stochastic", "nearest"] = "stochastic"
     """How a bfloat16 model takes its masters' float32 values: by chance, right on average, or to the nearest."""
+    masters: bool = True
+    """Float32 masters of bfloat16 weights; without them weights are updated and rounded by chance in place."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """`adamw_8bit` keeps both of Adam's moments in 8 bits: 2 bytes a weight instead of 8."""
+    offload_optimizer: bool = False
+    """Keep moments and masters in host memory; they pass through the GPU slice by slice at each step."""
     token_budget: int = Field(4096, ge=64)
     """Packed tokens of one forward pass; a step runs as many as its pairs need."""
     chunk_rows: int = Field(0, ge=0)
@@ -172,6 +178,8 @@ class TrainSettings(Settings):
     """Equal runs give equal weights on a GPU too, more slowly; needs CUBLAS_WORKSPACE_CONFIG=:4096:8 set."""
     profile_steps: str = ""
     """Record these optimiser steps, e.g. `3-5`, as a trace under the run folder's `profiles`; empty records none."""
+    activation_offload: bool = False
+    """Keep what checkpointing saves, the inputs of the layers, in host memory until the backward pass."""
 
 
 class LossSettings(Settings):

@@ -24,7 +24,6 @@ from ap2o_fast.errors import DataError, MachineError
 from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
 from ap2o_fast.training.step import Trainer
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _log = logging.getLogger(__name__)
 
 
@@ -90,11 +89,11 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> dict[str, Any]:
     _verify(found)
     state = json.loads((found / "state.json").read_text(encoding="utf-8"))
     tensors = load_file(found / "model.safetensors"), load_file(found / "optimizer.safetensors")
-    current = _model_tensors(trainer), _optimizer_shapes(trainer)
+    current = _model_tensors(trainer), trainer.optimizer.state_tensors()
     for what, saved, expected in zip(("weights", "optimiser"), tensors, current, strict=True):
         ours = {name: (tuple(t.shape), t.dtype) for name, t in saved.items()}
         theirs = {name: (tuple(t.shape), t.dtype) for name, t in expected.items()}
-        if ours != theirs and not (what == "optimiser" and not ours and state["step"] == 0):
+        if ours != theirs:
             different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
             raise DataError(
                 f"{found} does not fit: {what} differ, first {different[0]}", do="resume with the run's own settings"
@@ -116,53 +115,21 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> dict[str, Any]:
 
 
 def _model_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Trained parameters (tied ones once) and, in half precision, the float32 masters."""
-    tensors = {p.name: p.model.detach().cpu().contiguous() for p in trainer.optimizer.parameters}
-    for parameter in trainer.optimizer.parameters:
-        if parameter.master is not parameter.model:
-            tensors[f"master.{parameter.name}"] = parameter.master.detach().cpu()
-    return tensors
+    """Trained parameters, tied ones once."""
+    return {p.name: p.model.detach().cpu().contiguous() for p in trainer.optimizer.parameters}
 
 
 def _optimizer_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    states = trainer.optimizer.adamw.state
-    return {
-        f"{moment}.{parameter.name}": states[parameter.master][moment].detach().cpu().contiguous()
-        for parameter in trainer.optimizer.parameters
-        for moment in _MOMENTS
-        if moment in states[parameter.master]
-    }
-
-
-def _optimizer_shapes(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """What `_optimizer_tensors` returns after a step, on the meta device."""
-    return {
-        f"{moment}.{p.name}": torch.empty(
-            () if moment == "step" else p.master.shape,
-            dtype=torch.float32 if moment == "step" else p.master.dtype,
-            device="meta",
-        )
-        for p in trainer.optimizer.parameters
-        for moment in _MOMENTS
-    }
+    return {name: state.cpu().contiguous() for name, state in trainer.optimizer.state_tensors().items()}
 
 
 @torch.no_grad()
-def _restore(
-    trainer: Trainer, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor], *, step: int
-) -> None:
-    optimizer = trainer.optimizer
-    optimizer.zero_grad()
-    optimizer.adamw.state.clear()
-    for parameter in optimizer.parameters:
+def _restore(trainer: Trainer, weights: dict[str, torch.Tensor], states: dict[str, torch.Tensor], *, step: int) -> None:
+    for parameter in trainer.optimizer.parameters:
         parameter.model.copy_(weights[parameter.name])
-        if parameter.master is not parameter.model:
-            parameter.master.copy_(weights[f"master.{parameter.name}"])
-        if moments:
-            optimizer.adamw.state[parameter.master] = {
-                moment: moments[f"{moment}.{parameter.name}"].to(parameter.master.device) for moment in _MOMENTS
-            }
-    optimizer.set_step(step)
+    trainer.optimizer.zero_grad()
+    trainer.optimizer.load_state_tensors(states)
+    trainer.optimizer.set_step(step)
     trainer.step = step
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.errors import NumericalError, UsageError
+from ap2o_fast.training.activation_offload import offload_activations
 from ap2o_fast.training.adapters import is_adapted
 from ap2o_fast.training.batch import PackedBatch, PackedStep
 from ap2o_fast.training.compiled import compile_blocks
@@ -62,6 +63,8 @@ class Trainer:
         if train.compile:
             compile_blocks(model)
         self.profiler = StepProfiler(train.profile_steps, profiles)
+        if train.activation_offload:
+            offload_activations(model)
         self.model = model
         self.train = train
         self.loss = loss

@@ -1,0 +1,84 @@
+"""What is trained: parameters of the model, with masters, moments and gradients as the settings want them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ap2o_fast.config import TrainSettings
+from ap2o_fast.errors import UsageError
+from ap2o_fast.training.lean_adamw import Lean, can_be_lean, local, make_lean
+
+
+@dataclass
+class Parameter:
+    """A trainable parameter of the model.
+
+    Attributes:
+        name: in the model.
+        model: the model's parameter.
+        master: the tensor that is optimised: `model` itself, or its float32 master, which may be in host memory.
+        lean: set where `lean_adamw` updates it, None where torch's AdamW does.
+    """
+
+    name: str
+    model: torch.nn.Parameter
+    master: torch.nn.Parameter
+    lean: Lean | None
+    _sum: torch.Tensor | None = field(default=None, repr=False)
+
+    @property
+    def gradient(self) -> torch.Tensor | None:
+        """What is to be applied, on the model's device: float32, or the model's own where there is no master."""
+        return self.model.grad if self.master is self.model else self._sum
+
+    def collect(self) -> None:
+        """Add the model's gradient to a master's."""
+        if self.master is self.model or self.model.grad is None:
+            return
+        if self._sum is None:
+            self._sum = self.model.grad.float()
+        else:
+            self._sum += self.model.grad
+        self.model.grad = None
+
+    def drop(self) -> None:
+        """Forget all gradients."""
+        self.model.grad = self.master.grad = self._sum = None
+
+
+def prepare_parameter(name: str, parameter: torch.nn.Parameter, settings: TrainSettings) -> Parameter:
+    """A parameter of the model, trained as `settings` say."""
+    wanted = settings.optimizer == "adamw_8bit" or settings.offload_optimizer or not settings.masters
+    lean = wanted and can_be_lean(parameter)
+    master = parameter
+    # A small parameter's master costs nothing.
+    if parameter.dtype == torch.bfloat16 and (settings.masters or not lean):
+        master = torch.nn.Parameter(parameter.detach().float())
+        if lean and settings.offload_optimizer:
+            host = local(master.detach()).cpu()
+            master = torch.nn.Parameter(host.pin_memory() if parameter.is_cuda else host)
+    state = make_lean(master, parameter, settings) if lean else None
+    return Parameter(name, parameter, master, state)
+
+
+def check_settings(settings: TrainSettings, parameters: list[torch.nn.Parameter]) -> None:
+    """Errors: `UsageError` for settings that contradict each other or what is trained."""
+    dtypes = {parameter.dtype for parameter in parameters}
+    if not settings.masters and torch.bfloat16 not in dtypes:
+        raise UsageError(
+            "train.masters = false: none of the trained weights is half precision, so none has a master",
+            do="set model.dtype=bfloat16, or leave train.masters at its default",
+        )
+    if not settings.masters and settings.rounding == "nearest":
+        raise UsageError(
+            "train.masters = false cannot be used with train.rounding = 'nearest'",
+            why="a step is far below half a unit in the last place of a bfloat16 weight: it would never move",
+            do="set train.rounding=stochastic, or train.masters=true",
+        )
+    if torch.float64 in dtypes and (settings.optimizer == "adamw_8bit" or settings.offload_optimizer):
+        raise UsageError(
+            "train.optimizer = 'adamw_8bit' and train.offload_optimizer compute in float32, the model is float64",
+            do="set model.dtype=float32, or leave both at their defaults",
+        )
