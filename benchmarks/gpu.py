@@ -1,6 +1,7 @@
 """GPU figures in one command: correctness first, then times, a table last, one JSON and one plot.
 
     python benchmarks/gpu.py kernels [--dry-run] [--seconds 540] [--out FOLDER] [--models NAME ...]
+    python benchmarks/gpu.py training [--dry-run] [--seconds 540] [--out FOLDER]
 
 Runs from a plain checkout. Cases come in order of importance and start as long as seconds are left; what was left out
 is named, and a second run with the same --out goes on there. The JSON belongs into benchmarks/results/.
@@ -196,6 +197,12 @@ def kernels(arguments: argparse.Namespace) -> int:
     return int(any(str(row.get("not_timed", "")).startswith("red") and "ours" in row["head"] for row in rows))
 
 
+def training(arguments: argparse.Namespace) -> int:
+    from benchmarks.training.plan import run_plan
+
+    return run_plan(arguments.out / "training.json", seconds=arguments.seconds, dry_run=arguments.dry_run)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -205,6 +212,11 @@ def main() -> int:
     command.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     command.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS)[1:], metavar="NAME")
     command.set_defaults(run=kernels)
+    command = commands.add_parser("training", help="whole steps against TRL, each lever, and what fits")
+    command.add_argument("--dry-run", action="store_true", help="list the systems and run nothing")
+    command.add_argument("--seconds", type=float, default=540, help="start no system after this many")
+    command.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    command.set_defaults(run=training)
     arguments = parser.parse_args()
     return int(arguments.run(arguments))
 

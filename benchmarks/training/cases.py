@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from ap2o_fast.curriculum.plan import PairPlan
@@ -98,7 +99,7 @@ class Book:
 
 
 def make_model(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of that shape, randomly initialised where it will stay."""
+    """A model of that shape, randomly initialised where it will stay; on `meta` it has its buffers all the same."""
     hidden, intermediate, layers, heads, kv_heads, vocabulary, tied = SHAPES[shape]
     config = Qwen2Config(
         hidden_size=hidden,
@@ -115,6 +116,7 @@ def make_model(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
         pad_token_id=0,
     )
     torch.manual_seed(0)
-    with torch.device(device):
+    where = init_empty_weights(include_buffers=False) if device == "meta" else torch.device(device)
+    with where:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     return model

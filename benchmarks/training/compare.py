@@ -16,7 +16,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,42 +38,40 @@ TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
 BF16 = torch.bfloat16
 
 
-def peers(case: Case, device: str) -> dict[str, trl.Setup]:
-    """TRL as it comes, as fast as it can be made to go, and as the paper's authors run it."""
-    liger = device == "cuda"
-    whole = case.problems * PAIRS
+def peers(case: Case, device: str, micros: Sequence[int] = ()) -> dict[str, trl.Setup]:
+    """TRL as it comes, as the paper's authors run it, and as fast as it can be made to go.
+
+    Args:
+        micros: pairs of a forward pass for the last, one system each: on a GPU the largest that fits is not the fastest
+            where lengths differ much, because more is padding.
+    """
+    on_gpu, whole = device == "cuda", case.problems * PAIRS
     found = {"TRL, defaults": trl.Setup()}
     if case.adapter == "none":
         found["TRL, upstream's settings"] = trl.Setup(micro=whole // 2, checkpointing=False)
-    best = trl.Setup(checkpointing=False, precomputed=True, micro=whole, liger=liger)
-    for micro in (whole, whole // 2, whole // 4, whole // 8) if device == "cuda" else (whole // 4,):
-        setup = trl.Setup(**{**vars(best), "micro": micro})
-        found[f"TRL, best, {micro} a pass"] = setup
-    if device == "cuda" and case.adapter == "none":
-        found[f"TRL, best, bf16 weights, {whole // 2} a pass"] = trl.Setup(
-            **{**vars(best), "weights": BF16, "micro": whole // 2}
-        )
+    for micro in micros or (whole // 4,):
+        for dtype in (torch.float32, BF16) if on_gpu else (torch.float32,):
+            name = f"TRL, tuned, {micro} a pass" + (", bf16 weights" if dtype == BF16 else "")
+            found[name] = trl.Setup(checkpointing=False, precomputed=True, micro=micro, liger=on_gpu, weights=dtype)
     return found
 
 
-def systems(case: Case, device: str, variants: dict[str, dict[str, Any]]) -> dict[str, Train]:
+def systems(
+    case: Case, device: str, variants: dict[str, dict[str, Any]], setups: dict[str, trl.Setup]
+) -> dict[str, Train]:
     """Ours in each variant, first the one that the others are measured by, then the peers."""
     found: dict[str, Train] = {}
     for name, settings in variants.items():
-        found[name] = _bound(ours.train, case, device, settings)
-    for name, setup in peers(case, device).items():
-        found[name] = _bound(trl.train, case, device, setup)
+        found[name] = functools.partial(ours.train, case, device, settings)
+    for name, setup in setups.items():
+        found[name] = functools.partial(trl.train, case, device, setup)
     return found
 
 
 def rungs(case: Case, device: str) -> dict[str, Train]:
     """The ladder from plain DPO to ours."""
     names = [rung for rung in ladder.RUNGS if rung != "Liger" or device == "cuda"]
-    return {rung: _bound(ladder.train, case, device, rung) for rung in names}
-
-
-def _bound(function: Callable[..., Any], *arguments: Any) -> Train:
-    return functools.partial(function, *arguments)
+    return {rung: functools.partial(ladder.train, case, device, rung) for rung in names}
 
 
 def rows(case: Case, device: str, runners: list[Runner]) -> list[dict[str, Any]]:
@@ -152,7 +150,9 @@ def main() -> int:
         large = shape[-1] == "B"
         case = Case(shape=shape, lengths="mbpp", problems=4 if large else 8, steps=5 if large else 9)
         began = time.monotonic()
-        runners = race(systems(case, "cpu", {"ours": {}}), device="cpu", in_turn=not large, limit=900)
+        runners = race(
+            systems(case, "cpu", {"ours": {}}, peers(case, "cpu")), device="cpu", in_turn=not large, limit=900
+        )
         found += rows(case, "cpu", runners)
         steps += rows(case, "cpu", race(rungs(case, "cpu"), device="cpu", in_turn=not large, limit=900))
         print(f"{time.monotonic() - began:5.0f} s  {case}", file=sys.stderr, flush=True)

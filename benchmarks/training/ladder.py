@@ -69,10 +69,10 @@ def train(case: Case, device: str, rung: str, tick: Callable[[], None]) -> dict[
             part_loss.backward()
             trainer.optimizer.collect()
             shares = {"logps/chosen": found[0::2].sum(), "logps/rejected": found[1::2].sum()}
-            sums["loss"] += float(part_loss) / case.steps
+            sums["loss"] += float(part_loss.detach()) / case.steps
             sums["flops"] += flops / case.steps
             for name, value in shares.items():
-                sums[name] += float(value) / len(plan) / case.steps
+                sums[name] += float(value.detach()) / len(plan) / case.steps
         trainer.optimizer.clip_gradients()
         trainer.optimizer.step()
         tick()

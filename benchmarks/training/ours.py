@@ -9,17 +9,22 @@ import numpy as np
 import torch
 
 from ap2o_fast.config import AdapterSettings, LossSettings, TrainSettings
-from ap2o_fast.training import Trainer, adapt, prepare_model, score
+from ap2o_fast.training import Trainer, adapt, prepare_model, quantise, score
+from ap2o_fast.training.liger import use_liger
 from benchmarks.training.cases import Case, make_model
 
 
 def train(case: Case, device: str, settings: dict[str, Any], tick: Callable[[], None]) -> dict[str, float]:
     """Train on all steps with `settings` of the group ``train``. Returns means over the steps, under TRL's names."""
     train = TrainSettings.model_validate({"lr": 1e-6, "token_budget": 16384} | settings)
-    model = make_model(case.shape, device, torch.bfloat16 if device == "cuda" else torch.float32)
-    model = prepare_model(model)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model = make_model(case.shape, "meta" if case.adapter == "qlora" else device, dtype)
+    if case.adapter == "qlora":
+        model = quantise(model, device, fill=_random)
+    use_liger(model, "auto")
     if case.adapter != "none":
-        model = adapt(model, AdapterSettings(kind="lora"))
+        adapt(model, AdapterSettings(kind="lora"))
+    model = prepare_model(model)
     reference = score(model, case.book, np.arange(len(case.book)), train.token_budget)
     trainer = Trainer(model, train=train, loss=LossSettings(), total_steps=case.steps)
     sums: dict[str, float] = {}
@@ -29,3 +34,11 @@ def train(case: Case, device: str, settings: dict[str, Any], tick: Callable[[], 
             sums[name] = sums.get(name, 0.0) + metrics[name] / case.steps
         tick()
     return sums
+
+
+def _random(parameter: torch.Tensor) -> None:
+    """As the model would be initialised, with all vectors taken for norms."""
+    if parameter.ndim == 1:
+        parameter.fill_(1)
+    else:
+        parameter.normal_(0, 0.02)
