@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ap2o_fast.training.attention import attention_in_use
 from ap2o_fast.training.batch import PackedBatch
 from ap2o_fast.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from ap2o_fast.training.liger import uses_liger
 from ap2o_fast.training.model import load_model, load_tokenizer, model_hash, prepare_model, save_model
 from ap2o_fast.training.objective import check_head, dpo_step_loss, score
 from ap2o_fast.training.packing import pack, pack_rows, packing_efficiency
@@ -12,6 +14,7 @@ from ap2o_fast.training.step import Trainer
 __all__ = [
     "PackedBatch",
     "Trainer",
+    "attention_in_use",
     "check_head",
     "dpo_step_loss",
     "latest_checkpoint",
@@ -26,4 +29,5 @@ __all__ = [
     "save_checkpoint",
     "save_model",
     "score",
+    "uses_liger",
 ]
