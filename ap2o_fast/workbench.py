@@ -20,7 +20,7 @@ from ap2o_fast.problems import Problem
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling.transformers import TransformersSampler
 from ap2o_fast.sitting import Sitting, sit
-from ap2o_fast.training import check_head, load_model, model_hash
+from ap2o_fast.training import attention_in_use, check_head, load_model, model_hash, uses_liger
 
 INITIAL = "initial"
 
@@ -142,6 +142,7 @@ class Workbench:
         if not environment:
             described = describe(self.config.model.device, self.config.model.name)
             checked = {"sandbox_level": str(self.judge.level), "model_hash": found}
+            checked |= {"attention": attention_in_use(self.model), "liger": str(uses_liger(self.model)).lower()}
             self.folder.write_json("environment.json", described | checked)
         elif environment["model_hash"] != found:
             raise DataError(

@@ -49,6 +49,13 @@ def wanted_attention(model: PreTrainedModel) -> str | None:
     return names.get(model.config._attn_implementation)
 
 
+def attention_in_use(model: PreTrainedModel) -> str:
+    """What computes a prepared model's packed attention on its device: `exact`, `torch`, `flash2`, ..."""
+    wanted = wanted_attention(model)
+    assert wanted is not None, "prepare_model was not called"
+    return choose(wanted, model.device, model.dtype)
+
+
 def shared_prefix_attention(
     module: torch.nn.Module,
     query: torch.Tensor,

@@ -61,11 +61,11 @@ class PackedAttention:
             query_lengths=queries,
             key_lengths=keys,
             longest=(max(queries, default=0), max(keys, default=0)),
-            cu_q=batch.cu_q.to(device, non_blocking=True),
-            cu_k=batch.cu_k.to(device, non_blocking=True),
-            kv_index=batch.kv_index.to(device, non_blocking=True),
-            by_token=batch.kv_index.argsort(stable=True).to(device, non_blocking=True),
-            token_ends=F.pad(uses.cumsum(0), (1, 0)).to(device, non_blocking=True),
+            cu_q=_moved(batch.cu_q, device),
+            cu_k=_moved(batch.cu_k, device),
+            kv_index=_moved(batch.kv_index, device),
+            by_token=_moved(batch.kv_index.argsort(stable=True), device),
+            token_ends=_moved(F.pad(uses.cumsum(0), (1, 0)), device),
         )
 
     def mask(self, window: int | None, like: torch.Tensor) -> torch.Tensor:
@@ -88,6 +88,11 @@ class PackedAttention:
             key, value, self.kv_index, self.by_token, self.token_ends
         )
         return gathered
+
+
+def _moved(layout: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy that the host does not wait for; one from pageable memory may wait for the GPU's earlier work."""
+    return (layout.pin_memory() if device.type == "cuda" else layout).to(device, non_blocking=True)
 
 
 class _Gather(torch.autograd.Function):

@@ -52,6 +52,11 @@ def use_liger(model: PreTrainedModel, wanted: Literal["auto"] | bool) -> int:
     return replace_layers(model)
 
 
+def uses_liger(model: PreTrainedModel) -> bool:
+    """Whether any of a model's layers is Liger's."""
+    return any(type(module).__module__.startswith("liger_kernel.") for module in model.modules())
+
+
 def replace_layers(model: PreTrainedModel) -> int:
     """Put Liger's modules where a supported model's normalisations and MLPs stand; returns how many."""
     theirs: Any = importlib.import_module("liger_kernel.transformers")

@@ -8,14 +8,17 @@ which it must agree with the others.
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -61,8 +64,7 @@ class _Lane:
         self.runner, self.limit = Runner(name=name), limit
         ours, theirs = multiprocessing.Pipe()
         self.pipe: Connection = ours
-        context = multiprocessing.get_context("fork")
-        self.process = context.Process(target=_run, args=(train, device, theirs), daemon=True)
+        self.process = _context(device).Process(target=_run, args=(train, device, theirs), daemon=True)
         self.process.start()
         theirs.close()
         self.intervals: list[float] = []
@@ -91,6 +93,19 @@ class _Lane:
     def permit(self) -> None:
         with contextlib.suppress(OSError):  # it has ended; the next step says why
             self.pipe.send("go")
+
+
+@functools.cache
+def _context(device: str) -> Any:
+    """Forking, or, where some import has touched the GPU already, which a fork does not survive, starting anew."""
+    fork = multiprocessing.get_context("fork")
+    if device != "cuda":
+        return fork
+    with fork.Pool(1) as one:
+        forked_badly = one.apply(torch.cuda._is_in_bad_fork)
+    if forked_badly:
+        print("a package has touched the GPU while it was imported: every system is imported anew", file=sys.stderr)
+    return multiprocessing.get_context("spawn") if forked_badly else fork
 
 
 def _alternate(lanes: list[_Lane]) -> list[Runner]:

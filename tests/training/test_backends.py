@@ -16,9 +16,11 @@ import torch
 
 from ap2o_fast.errors import MachineError, UsageError
 from ap2o_fast.training import attention_backends as backends
-from ap2o_fast.training.attention import shared_prefix_attention
+from ap2o_fast.training import prepare_model
+from ap2o_fast.training.attention import attention_in_use, shared_prefix_attention, wanted_attention
 from ap2o_fast.training.attention_layout import PackedAttention
 from ap2o_fast.training.packing import SharedPrompt, pack_sequences
+from tests.training.support import plain_model
 
 BATCH = pack_sequences(
     [SharedPrompt(prompt=[1] * 5, answers=[[2] * 3, [3], [4] * 6]), SharedPrompt(prompt=[5], answers=[[6] * 4])]
@@ -189,3 +191,12 @@ def test_auto_takes_what_was_made_for_the_gpu(
     for name, _ in STAND_INS.values():
         monkeypatch.delitem(sys.modules, name)
     assert fresh("auto", torch.device("cuda"), torch.bfloat16) == "torch"
+
+
+@pytest.mark.parametrize("wanted", ["auto", "exact"])
+def test_a_model_says_which_attention_it_has(wanted: str) -> None:
+    model = prepare_model(plain_model("llama"), wanted)
+    assert wanted_attention(model) == wanted and attention_in_use(model) == "exact"
+    assert wanted_attention(plain_model("llama")) is None
+    with pytest.raises(UsageError, match=r"model\.attention=torch cannot run in torch\.float32 on cpu"):
+        prepare_model(model, "torch")

@@ -5,7 +5,6 @@ The one-call attention has no CPU kernel; a registered operator with its signatu
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from ap2o_fast.sampling.transformers import TransformersSampler
 from ap2o_fast.training import attention_backends, attention_layout, dpo_step_loss, pack
 from ap2o_fast.training.compiled import compile_blocks
 from tests.training.support import make_book, make_plan, plain_model, tiny_model
+from tests.training.test_model import make_tokenizer
 
 PAIRS = [(0, 1), (2, 3), (4, 5), (4, 6)]
 
@@ -116,8 +116,13 @@ def trajectory(kind: str, *, compiled: bool, checkpointing: bool) -> tuple[list[
     return losses, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize(("kind", "checkpointing"), [("qwen2", False), ("qwen2-mixed", True)])
-def test_compiled_layers_compute_the_same_and_are_compiled_once(kind: str, checkpointing: bool, attention: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("attention", "kind", "checkpointing"),
+    [("exact", "qwen2", False), ("torch", "qwen2-mixed", True)],
+    indirect=["attention"],
+)
+def test_compiled_layers_compute_the_same_and_are_compiled_once(attention: str, kind: str, checkpointing: bool) -> None:
     ours, our_gradients = trajectory(kind, compiled=True, checkpointing=checkpointing)
     programs = counters["stats"]["unique_graphs"]
     theirs, gradients = trajectory(kind, compiled=False, checkpointing=checkpointing)
@@ -134,14 +139,14 @@ def test_compiled_layers_compute_the_same_and_are_compiled_once(kind: str, check
 def test_parameters_keep_their_names_and_decoding_runs_as_written() -> None:
     torch._dynamo.reset()
     counters.clear()
-    model, tokenizer = tiny_model("llama"), SimpleNamespace(eos_token_id=2, decode=lambda ids, **_: str(list(ids)))
+    model = tiny_model("llama")
     names = list(model.state_dict())
     request = Request(task_id="a", prompt_ids=np.array([5, 6, 7], np.int32), seeds=(1, 2))
     found = []
     for compiled in (False, True):
         if compiled:
             compile_blocks(model, "aot_eager")
-        sampler = TransformersSampler(model, tokenizer, batch_answers=2)
+        sampler = TransformersSampler(model, make_tokenizer(), batch_answers=2)
         answers = sampler.sample([request], temperature=1.0, top_p=1.0, max_new_tokens=6)
         found.append([answer.token_ids.tolist() for group in answers for answer in group])
     assert found[0] == found[1]

@@ -13,7 +13,7 @@ import transformers
 
 from ap2o_fast.config import LossSettings, ModelSettings, TrainSettings
 from ap2o_fast.errors import MachineError, UsageError
-from ap2o_fast.training import Trainer, load_model, prepare_model, save_model, score
+from ap2o_fast.training import Trainer, load_model, prepare_model, save_model, score, uses_liger
 from ap2o_fast.training.deterministic import deterministic
 from ap2o_fast.training.liger import replace_layers, use_liger
 from ap2o_fast.training.profile import StepProfiler, parse_steps
@@ -118,6 +118,7 @@ def test_ligers_layers_hold_the_models_parameters_and_leave_the_head(kind: str, 
     assert model.lm_head is head and type(head) is torch.nn.Linear
     assert model.forward.__func__ is forward is type(model).forward
     assert vars(module) == globally, "another model of the kind must not notice"
+    assert uses_liger(model) and not uses_liger(plain_model(kind))
     assert not any(m.training for m in model.modules())
     assert not any(parameter.is_meta for parameter in model.parameters())
 
