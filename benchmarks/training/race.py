@@ -102,10 +102,14 @@ def _context(device: str) -> Any:
     if device != "cuda":
         return fork
     with fork.Pool(1) as one:
-        forked_badly = one.apply(torch.cuda._is_in_bad_fork)
+        forked_badly = one.apply(_forked_badly)
     if forked_badly:
         print("a package has touched the GPU while it was imported: every system is imported anew", file=sys.stderr)
     return multiprocessing.get_context("spawn") if forked_badly else fork
+
+
+def _forked_badly() -> bool:
+    return bool(torch.cuda._is_in_bad_fork())
 
 
 def _alternate(lanes: list[_Lane]) -> list[Runner]:
