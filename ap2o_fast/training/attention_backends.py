@@ -27,9 +27,10 @@ if "enable_gqa" in inspect.signature(varlen_attn).parameters:
 
 Backend = Literal["exact", "torch", "flash2", "flash3", "flash4"]
 
-# Modules and what brings them. All three bring a function of this name and no other interface in common.
+# Modules, the GPU generations that two were made for, and what brings them. Each module brings a function of this name.
 _FUNCTION = "flash_attn_varlen_func"
 _MODULES = {"flash2": "flash_attn", "flash3": "flash_attn_interface", "flash4": "flash_attn.cute"}
+_MADE_FOR: dict[int, Backend] = {9: "flash3", 10: "flash4"}
 _INSTALL = {
     "flash2": "`pip install flash-attn --no-build-isolation`",
     "flash3": "install FlashAttention 3 from the folder hopper/ of github.com/Dao-AILab/flash-attention",
@@ -59,7 +60,10 @@ def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> Backend:
             do="set model.attention=auto, or model.device=cuda and model.dtype=bfloat16",
         )
     if wanted == "auto":
-        made_for: Backend | None = {9: "flash3", 10: "flash4"}.get(torch.cuda.get_device_capability(device)[0])  # type: ignore[assignment]
+        generation = torch.cuda.get_device_capability(device)[0]
+        if generation < 8:  # FlashAttention begins with Ampere
+            return "exact"
+        made_for = _MADE_FOR.get(generation)
         return made_for if made_for is not None and _installed(_MODULES[made_for]) else "torch"
     if wanted != "torch":
         _flash(wanted)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -53,7 +54,10 @@ class PackedAttention:
         """
         device = batch.input_ids.device
         queries, keys = batch.cu_q.diff().tolist(), batch.cu_k.diff().tolist()
-        uses = torch.bincount(batch.kv_index, minlength=len(batch.input_ids))
+        index = batch.kv_index.numpy()
+        # NumPy's stable sort merges runs, and the index is little else: an order of magnitude faster than torch's.
+        by_token = torch.from_numpy(index.argsort(kind="stable"))
+        ends = torch.from_numpy(np.bincount(index, minlength=len(batch.input_ids)).cumsum())
         backend = choose(wanted, device, dtype)
         return cls(
             backend=backend,
@@ -64,8 +68,8 @@ class PackedAttention:
             cu_q=_moved(batch.cu_q, device),
             cu_k=_moved(batch.cu_k, device),
             kv_index=_moved(batch.kv_index, device),
-            by_token=_moved(batch.kv_index.argsort(stable=True), device),
-            token_ends=_moved(F.pad(uses.cumsum(0), (1, 0)), device),
+            by_token=_moved(by_token, device),
+            token_ends=_moved(F.pad(ends, (1, 0)), device),
         )
 
     def mask(self, window: int | None, like: torch.Tensor) -> torch.Tensor:

@@ -178,7 +178,8 @@ def test_one_that_cannot_run_here_is_refused(backend: str, device: str, dtype: t
 
 @pytest.mark.usefixtures("_installed")
 @pytest.mark.parametrize(
-    ("generation", "backend"), [((8, 0), "torch"), ((9, 0), "flash3"), ((10, 0), "flash4"), ((12, 0), "torch")]
+    ("generation", "backend"),
+    [((7, 5), "exact"), ((8, 0), "torch"), ((9, 0), "flash3"), ((10, 0), "flash4"), ((12, 0), "torch")],
 )
 def test_auto_takes_what_was_made_for_the_gpu(
     generation: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch
@@ -190,7 +191,7 @@ def test_auto_takes_what_was_made_for_the_gpu(
     assert fresh("auto", torch.device("cpu"), torch.bfloat16) == "exact"
     for name, _ in STAND_INS.values():
         monkeypatch.delitem(sys.modules, name)
-    assert fresh("auto", torch.device("cuda"), torch.bfloat16) == "torch"
+    assert fresh("auto", torch.device("cuda"), torch.bfloat16) == ("exact" if generation < (8, 0) else "torch")
 
 
 @pytest.mark.parametrize("wanted", ["auto", "exact"])
