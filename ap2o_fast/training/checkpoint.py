@@ -151,7 +151,7 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> dict[str, Any]:
 
 
 def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Trained parameters (tied ones once) and what the optimiser keeps, in the memory where they are, shards as such."""
+    """Trained parameters (tied ones once) and what the optimiser keeps, where they are in memory, shards as such."""
     owners = {parameter.name: parameter.model.detach() for parameter in trainer.optimizer.parameters}
     states = trainer.optimizer.state_tensors()
     for name, state in states.items():

@@ -71,10 +71,16 @@ def forward_pass(
             return function(model, *args, **kwargs)
         found: Result = getattr(model, _FORWARD)(lambda: function(model, *args, **kwargs))
         if not torch.is_grad_enabled():
-            model.reshard()  # the root waits for a backward pass that does not come
+            reshard(model)
         return found
 
     return run
+
+
+def reshard(model: PreTrainedModel) -> None:
+    """Free what a forward pass has gathered of the root and keeps for a backward pass, where none is to come."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
