@@ -20,8 +20,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from ap2o_fast.errors import Ap2oError, MachineError, UsageError
 
 Result = TypeVar("Result")
-DEADLINE = 600.0
-"""Seconds that a process waits for the others unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +43,13 @@ class World:
 ALONE = World()
 
 
-def started_by_torchrun() -> int:
-    """How many processes torchrun started, 1 where it did not start this one."""
+def processes() -> int:
+    """How many torchrun started; 1 where it did not start this one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
-def join(device: str = "cpu", *, shard: int = 0, deadline: float = DEADLINE) -> Iterator[World]:
+def join(device: str = "cpu", *, shard: int = 0, deadline: float = 600.0) -> Iterator[World]:
     """Meet the other processes of the run, and part from them at the end.
 
     Args:
@@ -63,10 +61,18 @@ def join(device: str = "cpu", *, shard: int = 0, deadline: float = DEADLINE) -> 
     Errors: `UsageError` for a device or a `shard` that does not fit; `MachineError` where the processes do not find
     each other, a GPU is missing, or another process has ended or does not answer.
     """
-    size, rank, local = (int(os.environ.get(name, "0")) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+    size = processes()
     if size <= 1:
         yield World(device=torch.device(device))
         return
+    try:
+        rank, local = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK"))
+    except KeyError as missing:
+        raise UsageError(
+            f"WORLD_SIZE is {size}, but {missing.args[0]} is not set",
+            why="torchrun sets both",
+            do="start it with torchrun, or unset WORLD_SIZE",
+        ) from missing
     here = _device(device, local)
     shard = shard or size
     if size % shard:
