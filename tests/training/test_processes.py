@@ -1,4 +1,4 @@
-"""Processes started as torchrun starts them: one is killed, one fails, they are too many, or `ap2o` is what they run."""
+"""Processes as torchrun starts them: one is killed, one fails, they are too many, or run `ap2o`."""
 
 from __future__ import annotations
 
