@@ -41,7 +41,7 @@ def write_model(folder: Path, kind: str, dtype: torch.dtype) -> Path:
 
 
 def load_and_save_again(world: World, folder: Path, dtype: str) -> None:
-    model, tokenizer = load_model(ModelSettings(name=str(folder / "model"), dtype=dtype, threads=1), world)
+    model, tokenizer = load_model(ModelSettings(name=str(folder / "model"), dtype=dtype, threads=1), world=world)
     held = sum(local(parameter).numel() for parameter in model.parameters())
     assert held < 0.6 * sum(parameter.numel() for parameter in model.parameters())
     save_model(model, tokenizer, folder / "again", note={"epoch": 3}, world=world)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from ap2o_fast.config import LossSettings, TrainSettings
+from ap2o_fast.config import AdapterSettings, LossSettings, TrainSettings
 from ap2o_fast.training import Trainer, score
+from ap2o_fast.training.adapters import adapt
 from ap2o_fast.training.distributed import ALONE, World
 from ap2o_fast.training.sharding import shard_model, whole
 from tests.training.processes import run_together
@@ -25,7 +26,8 @@ SINGLE = {"loss", "grad_norm", "logps/chosen", "logps/rejected", "rewards/margin
 def make_trainer(
     world: World = ALONE, kind: str = "qwen2", dtype: torch.dtype = torch.float32, **settings: Any
 ) -> Trainer:
-    model = shard_model(tiny_model(kind, dtype), world)
+    adapter = AdapterSettings(kind=settings.pop("adapter", "none"), rank=4)
+    model = shard_model(adapt(tiny_model(kind, dtype), adapter), world)
     train = TrainSettings.model_validate({"lr": 1e-3, "warmup": 0.0, "token_budget": 64} | settings)
     return Trainer(model, train=train, loss=LossSettings(), total_steps=6, world=world)
 
@@ -54,6 +56,7 @@ def save_what_was_learnt(world: World, folder: str, *arguments: Any, **settings:
         ("llama", 0, {}),
         ("qwen2", 0, {"gradient_checkpointing": True}),
         ("llama", 1, {"gradient_checkpointing": True}),
+        ("qwen3", 0, {"adapter": "dora", "gradient_checkpointing": True, "lr": 1e-2}),
     ],
 )
 def test_two_processes_learn_as_one(tmp_path: Path, kind: str, shard: int, settings: dict[str, Any]) -> None:

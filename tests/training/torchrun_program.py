@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
                 byte_tokenizer().save_pretrained(folder / "model")
 
         together(write_model, world)
-        model, tokenizer = load_model(ModelSettings(name=str(folder / "model"), threads=1), world)
+        model, tokenizer = load_model(ModelSettings(name=str(folder / "model"), threads=1), world=world)
         check_head(loss, model)
         reference = score(model, book, np.arange(len(book)), train.token_budget, world=world)
         trainer = Trainer(model, train=train, loss=loss, total_steps=2, world=world)
