@@ -29,7 +29,7 @@ from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorage
 from ap2o_fast.errors import DataError, MachineError
 from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
 from ap2o_fast.training.distributed import World, together
-from ap2o_fast.training.sharding import sharded_as
+from ap2o_fast.training.sharding import local, sharded_as
 from ap2o_fast.training.step import Trainer
 
 _FILE_BYTES = 1 << 30
@@ -143,6 +143,9 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> dict[str, Any]:
         )
     with _quietly():
         dcp.load(tensors, storage_reader=reader, no_dist=world.size == 1)
+    for name, own in trainer.optimizer.state_tensors().items():
+        if local(own).data_ptr() != local(tensors[name]).data_ptr():  # it is in host memory, the shard on a GPU
+            own.copy_(local(tensors[name]))
     trainer.optimizer.zero_grad()
     trainer.optimizer.set_step(state["step"])
     trainer.step = state["step"]

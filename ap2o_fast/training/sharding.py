@@ -83,22 +83,31 @@ def reshard(model: PreTrainedModel) -> None:
         model.reshard()
 
 
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether it is one process's view of a tensor that is divided among several."""
+    return isinstance(tensor, DTensor)
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """This process's shard, sharing its memory; a tensor that is not sharded as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def sharded_as(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """`values`, this process's shard of something of the shape of `parameter`, as a tensor that knows the whole."""
+    """`values`, this process's rows of something with as many as `parameter`, as a tensor that knows the whole.
+
+    It shares their memory if they are on the device of `parameter`.
+    """
     if not isinstance(parameter, DTensor) or isinstance(values, DTensor):
         return values
+    all_of_it = torch.empty(len(parameter), *values.shape[1:], device="meta")
     return DTensor.from_local(
         values,
         parameter.device_mesh,
         parameter.placements,
         run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
+        shape=all_of_it.shape,
+        stride=all_of_it.stride(),
     )
 
 

@@ -27,7 +27,8 @@ def make_trainer(
     world: World = ALONE, kind: str = "qwen2", dtype: torch.dtype = torch.float32, **settings: Any
 ) -> Trainer:
     adapter = AdapterSettings(kind=settings.pop("adapter", "none"), rank=4)
-    model = shard_model(adapt(tiny_model(kind, dtype), adapter), world)
+    width = settings.pop("width", 64)
+    model = shard_model(adapt(tiny_model(kind, dtype, hidden_size=width), adapter), world)
     train = TrainSettings.model_validate({"lr": 1e-3, "warmup": 0.0, "token_budget": 64} | settings)
     return Trainer(model, train=train, loss=LossSettings(), total_steps=6, world=world)
 
@@ -56,11 +57,16 @@ def save_what_was_learnt(world: World, folder: str, *arguments: Any, **settings:
         ("llama", 0, {}),
         ("qwen2", 0, {"gradient_checkpointing": True}),
         ("llama", 1, {"gradient_checkpointing": True}),
+        ("llama", 0, {"optimizer": "adamw_8bit", "width": 256}),
         ("qwen3", 0, {"adapter": "dora", "gradient_checkpointing": True, "lr": 1e-2}),
     ],
 )
 def test_two_processes_learn_as_one(tmp_path: Path, kind: str, shard: int, settings: dict[str, Any]) -> None:
-    """qwen2 has tied embeddings, llama has not; `shard` 1 is two replicas."""
+    """qwen2 has tied embeddings, llama has not; `shard` 1 is two replicas.
+
+    An 8-bit moment that falls to the other side of a rounding moves its weight a hundredth of a step.
+    """
+    close = 1e-3 if "optimizer" in settings else 2e-5
     alone = make_trainer(kind=kind, **settings)
     history = learn(alone)
     run_together(2, save_what_was_learnt, str(tmp_path), kind, torch.float32, settings, shard=shard)
@@ -68,6 +74,6 @@ def test_two_processes_learn_as_one(tmp_path: Path, kind: str, shard: int, setti
         found = torch.load(tmp_path / f"{rank}.pt")
         for ours, theirs in zip(found["history"], history, strict=True):
             for name in SINGLE:
-                assert ours[name] == pytest.approx(theirs[name], rel=2e-5, abs=2e-6), name
+                assert ours[name] == pytest.approx(theirs[name], rel=close, abs=close / 10), name
         for name, value in weights(alone).items():
-            torch.testing.assert_close(found["weights"][name], value, rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(found["weights"][name], value, rtol=1e-4, atol=2e-5 if close == 2e-5 else 2e-4)
