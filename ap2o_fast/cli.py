@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -244,7 +245,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [text for text in given if text != "--debug"]
-    _exit(lambda: app(given, prog_name="ap2o", standalone_mode=True), debug)
+    _exit(lambda: _start(given), debug)
+
+
+def _start(arguments: list[str]) -> None:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise UsageError(
+            f"`ap2o` runs in one process, torchrun started {processes}",
+            why="its processes would each write the run folder; several train together in a program of yours",
+            do="start it without torchrun, or see docs/multi-gpu.md",
+        )
+    app(arguments, prog_name="ap2o", standalone_mode=True)
 
 
 def _exit(call: Callable[[], Any], debug: bool) -> None:

@@ -31,6 +31,7 @@ STAGES = (
 # Modules at the top that belong to no stage, and the last stage that they may know.
 FREE = ("errors", "config")
 BESIDE = {
+    "__main__": "cli",
     "demo_model": None,
     "environment": None,
     "interrupt": None,

@@ -99,11 +99,19 @@ def base_parameters(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Para
             yield name.replace(".base_layer.", "."), parameter
 
 
-def save_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Write the adapters in peft's format into an existing folder: weights and adapter_config.json."""
+def adapter_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The adapters' weights where they are, under the names that peft writes."""
     # Not by the model's own save_pretrained, which asks the Hub whether the vocabulary of the base has changed.
     found = _peft().get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
-    tensors = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+    return {f"base_model.model.{name}": tensor for name, tensor in found.items()}
+
+
+def save_adapter(model: PreTrainedModel, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write the adapters in peft's format into an existing folder: weights and adapter_config.json.
+
+    Args:
+        tensors: `adapter_tensors`, contiguous, whole and on the host.
+    """
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     model.peft_config[NAME].save_pretrained(folder)
     model.generation_config.save_pretrained(folder)

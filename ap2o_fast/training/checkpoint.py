@@ -1,8 +1,10 @@
-"""Training state on disk: all of it or none of it.
+"""Training state on disk: all of it or none of it, from any number of processes for any number.
 
 A checkpoint is written beside, every file synced, a manifest with their hashes last, then renamed; the older ones go
-only after that. Tensors are safetensors, the rest JSON: nothing is unpickled. Resuming is bit-exact on the CPU at the
-same number of threads.
+only after that. Each process writes and reads its shards through `torch.distributed.checkpoint`, in the one of its
+formats that is safetensors (where a shard lies in its tensor stands in the file's header); its default one would
+unpickle what it finds. The rest is JSON: nothing is unpickled. Resuming is bit-exact on the CPU at the same number of
+threads and processes.
 """
 
 from __future__ import annotations
@@ -12,56 +14,87 @@ import json
 import logging
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from ap2o_fast.errors import DataError, MachineError
 from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
+from ap2o_fast.training.distributed import World, together
+from ap2o_fast.training.sharding import local, sharded_as
 from ap2o_fast.training.step import Trainer
 
+_FILE_BYTES = 1 << 30
+"""About as much as one process writes to a file; writing needs twice that of the host's memory."""
 _log = logging.getLogger(__name__)
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> Path:
     """Write what is trained, optimiser, schedule and counter to `folder`/step-<step>-<serial>; then delete older ones.
 
+    Several processes write to one folder, which all must see, and call this together.
+
     Args:
         extra: anything JSON can hold that the caller needs to continue.
 
     Returns: the folder of this checkpoint.
-    Errors: `MachineError` where it cannot be written; the older one is intact then.
+    Errors: `MachineError` where it cannot be written, on every process; the older one is intact then.
     """
-    folder = Path(folder)
-    final = _next_folder(folder, trainer.step)
-    partial = folder / f"{final.name}.partial"
+    folder, world = Path(folder), trainer.world
+    first, frozen = world.rank == 0, trainer.frozen
+
+    def begin() -> Path:
+        final = _next_folder(folder, trainer.step)
+        if first:
+            shutil.rmtree(_partial(final), ignore_errors=True)
+            _partial(final).mkdir(parents=True)
+        return final
+
+    def describe() -> dict[str, str]:
+        """Hashes of what this process wrote, synced."""
+        if first:
+            state = {"step": trainer.step, "total_steps": trainer.total_steps, "frozen": frozen, "extra": extra}
+            (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        mine = [*partial.glob(f"shard-{world.rank + 1:05d}-*"), *([partial / "state.json"] if first else [])]
+        for path in mine:
+            sync(path)
+        return {path.name: _hash(path) for path in sorted(mine)}
+
+    def finish() -> None:
+        if first:
+            hashes = {name: value for found in written for name, value in found.items()}
+            (partial / COMPLETE).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
+            sync_tree(partial)
+            os.rename(partial, final)
+            sync(folder)
+
+    final = folder
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(_model_tensors(trainer), partial / "model.safetensors")
-        save_file(_optimizer_tensors(trainer), partial / "optimizer.safetensors")
-        state = {"step": trainer.step, "total_steps": trainer.total_steps, "frozen": trainer.frozen}
-        state["extra"] = extra
-        (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        hashes = {path.name: _hash(path) for path in sorted(partial.iterdir())}
-        (partial / COMPLETE).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
-        sync_tree(partial)
-        os.rename(partial, final)
-        sync(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        final = together(begin, world)[0]
+        partial = _partial(final)
+        _write(partial, _tensors(trainer), world)
+        written = together(describe, world)
+        together(finish, world)
+    except (OSError, SafetensorError, MachineError) as error:
+        if first:
+            shutil.rmtree(_partial(final), ignore_errors=True)
         raise MachineError(
             f"cannot write the checkpoint {final}",
             why=str(error),
             do="free some disk space and resume; the checkpoint before it is intact",
         ) from error
-    for older in _folders(folder):
-        if older != final:
-            shutil.rmtree(older, ignore_errors=True)
+    if first:
+        for older in _folders(folder):
+            if older != final:
+                shutil.rmtree(older, ignore_errors=True)
     return final
 
 
@@ -83,22 +116,21 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> dict[str, Any]:
     Errors: `DataError` where there is none, a file is damaged, or it belongs to another model or schedule; the trainer
     is unchanged then.
     """
-    found = latest_checkpoint(folder)
+    world = trainer.world
+    found = together(lambda: latest_checkpoint(folder), world)[0]
     if found is None:
         raise DataError(f"no complete checkpoint in {folder}", do="start the run again without resuming")
-    _verify(found)
+    together(lambda: _verify(found, world), world)
     state = json.loads((found / "state.json").read_text(encoding="utf-8"))
-    tensors = load_file(found / "model.safetensors"), load_file(found / "optimizer.safetensors")
-    current = _model_tensors(trainer), trainer.optimizer.state_tensors()
-    for what, saved, expected in zip(("weights", "optimiser"), tensors, current, strict=True):
-        ours = {name: (tuple(t.shape), t.dtype) for name, t in saved.items()}
-        theirs = {name: (tuple(t.shape), t.dtype) for name, t in expected.items()}
-        if ours != theirs:
-            different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-            raise DataError(
-                f"{found} does not fit: {what} differ, first {different[0]}", do="resume with the run's own settings"
-            )
-    if state.get("frozen", "") != trainer.frozen:
+    reader = HuggingFaceStorageReader(str(found))
+    entries: dict[str, Any] = reader.read_metadata().state_dict_metadata
+    saved = {name: (tuple(entry.size), entry.properties.dtype) for name, entry in entries.items()}
+    tensors = _tensors(trainer)
+    expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    different = sorted(name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name))
+    if different:
+        raise DataError(f"{found} does not fit: {different[0]} differs", do="resume with the run's own settings")
+    if state["frozen"] != trainer.frozen:
         raise DataError(
             f"{found} does not fit: its adapters were trained beside other frozen weights",
             do="resume with the run's own model and settings",
@@ -109,33 +141,57 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> dict[str, Any]:
             why="the learning rate depends on it",
             do="resume with the run's own settings",
         )
-    _restore(trainer, *tensors, step=state["step"])
+    with _quietly():
+        dcp.load(tensors, storage_reader=reader, no_dist=world.size == 1)
+    for name, own in trainer.optimizer.state_tensors().items():
+        if local(own).data_ptr() != local(tensors[name]).data_ptr():  # it is in host memory, the shard on a GPU
+            own.copy_(local(tensors[name]))
+    trainer.optimizer.zero_grad()
+    trainer.optimizer.set_step(state["step"])
+    trainer.step = state["step"]
     extra: dict[str, Any] = state["extra"]
     return extra
 
 
-def _model_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Trained parameters, tied ones once."""
-    return {p.name: p.model.detach().cpu().contiguous() for p in trainer.optimizer.parameters}
+def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Trained parameters (tied ones once) and what the optimiser keeps, where they are in memory, shards as such."""
+    owners = {parameter.name: parameter.model.detach() for parameter in trainer.optimizer.parameters}
+    states = trainer.optimizer.state_tensors()
+    for name, state in states.items():
+        if state.dim():  # not a count of steps, which is the same everywhere
+            states[name] = sharded_as(state, owners[name.partition(".")[2]])
+    return {f"model.{name}": tensor for name, tensor in owners.items()} | states
 
 
-def _optimizer_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: state.cpu().contiguous() for name, state in trainer.optimizer.state_tensors().items()}
+def _write(folder: Path, tensors: dict[str, torch.Tensor], world: World) -> None:
+    """Every process its shards. What fails on one is raised on all."""
+    files, filled = {}, 0
+    for name, tensor in tensors.items():
+        files[name] = 1 + filled // (_FILE_BYTES * world.size)
+        filled += tensor.numel() * tensor.element_size()
+    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=files, save_distributed=True)
+    try:
+        with _quietly():
+            dcp.save(tensors, storage_writer=writer, no_dist=world.size == 1)
+    except CheckpointException as failed:  # not an `Exception`
+        rank, (error, _) = next(iter(failed.failures.items()))
+        if isinstance(error, (OSError, SafetensorError)):
+            raise MachineError(f"process {rank}: {error}") from failed
+        raise error from failed
 
 
-@torch.no_grad()
-def _restore(trainer: Trainer, weights: dict[str, torch.Tensor], states: dict[str, torch.Tensor], *, step: int) -> None:
-    for parameter in trainer.optimizer.parameters:
-        parameter.model.copy_(weights[parameter.name])
-    trainer.optimizer.zero_grad()
-    trainer.optimizer.load_state_tensors(states)
-    trainer.optimizer.set_step(step)
-    trainer.step = step
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without its warning that one process is one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
 
 
-def _verify(found: Path) -> None:
+def _verify(found: Path, world: World) -> None:
+    """Each process a part of the files."""
     hashes = json.loads((found / COMPLETE).read_text(encoding="utf-8"))
-    for name, expected in hashes.items():
+    for name, expected in list(hashes.items())[world.rank :: world.size]:
         path = found / name
         if not path.exists() or _hash(path) != expected:
             raise DataError(
@@ -149,6 +205,10 @@ def _next_folder(folder: Path, step: int) -> Path:
     taken = {path.name for path in _folders(folder)}
     serial = next(i for i in count(1) if f"step-{step:08d}-{i:04d}" not in taken)
     return folder / f"step-{step:08d}-{serial:04d}"
+
+
+def _partial(final: Path) -> Path:
+    return final.with_name(f"{final.name}.partial")
 
 
 def _folders(folder: Path) -> list[Path]:

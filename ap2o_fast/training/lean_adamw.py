@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from ap2o_fast.config import TrainSettings
 from ap2o_fast.training.moments import BLOCK, Moment, decode, encode
+from ap2o_fast.training.sharding import is_sharded, local
 
 SLICE_ROWS = 1 << 16
 """Blocks of weights that are updated at a time: what that needs beside them stays small."""
@@ -45,9 +45,12 @@ class Lean:
 
 
 def can_be_lean(parameter: torch.Tensor) -> bool:
-    """Whether a parameter consists of whole blocks, and of enough of them."""
-    size = local(parameter).numel()
-    return size >= SMALLEST and size % BLOCK == 0
+    """Whether a parameter consists of whole blocks, and of enough of them; a sharded one every row of it.
+
+    So no block is divided among processes, and all decide alike, whatever rows they have.
+    """
+    size = parameter.numel()
+    return size >= SMALLEST and (size // len(parameter) if is_sharded(parameter) else size) % BLOCK == 0
 
 
 def make_lean(weight: torch.Tensor, model: torch.Tensor, settings: TrainSettings) -> Lean:
@@ -63,11 +66,6 @@ def make_lean(weight: torch.Tensor, model: torch.Tensor, settings: TrainSettings
         second=Moment.zeros(size, second, device, pinned=pinned),
         away=settings.offload_optimizer,
     )
-
-
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This process's shard of a sharded tensor, any other as it is; it shares its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def make_rates(lr: float, settings: TrainSettings, step: int) -> torch.Tensor:

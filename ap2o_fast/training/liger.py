@@ -26,15 +26,18 @@ _LAYERS = {
 }
 
 
-def use_liger(model: PreTrainedModel, wanted: Literal["auto"] | bool) -> int:
+def use_liger(model: PreTrainedModel, wanted: Literal["auto"] | bool, device: torch.device | None = None) -> int:
     """Replace a model's normalisations and MLPs by Liger's where the setting `model.liger` wants it.
+
+    Args:
+        device: where it is going to be; the model's own by default.
 
     Returns: how many were replaced; 0 for `auto` where Liger cannot be had or does not fit.
     Errors: for `True`, `UsageError` where it does not fit the model or its device, `MachineError` where it is missing.
     """
     if wanted is False:
         return 0
-    reason = _unfit(model)
+    reason = _unfit(model, device or model.device)
     if reason is not None:
         if wanted is True:
             raise UsageError(
@@ -77,9 +80,9 @@ def replace_layers(model: PreTrainedModel) -> int:
     return len(found)
 
 
-def _unfit(model: PreTrainedModel) -> str | None:
-    if model.device.type != "cuda":
-        return f"its kernels run on a GPU, and the model is on {model.device}"
+def _unfit(model: PreTrainedModel, device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"its kernels run on a GPU, and the model is on {device}"
     if model.config.model_type not in _LAYERS:
         return f"{model.config.model_type} is not one of {', '.join(_LAYERS)}"
     if model.config.hidden_act not in ("silu", "swish"):

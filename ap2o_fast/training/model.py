@@ -24,12 +24,24 @@ from transformers import (
 from ap2o_fast.config import AdapterSettings, ModelSettings, check_adapter
 from ap2o_fast.errors import DataError, MachineError, UsageError
 from ap2o_fast.training import quantization
-from ap2o_fast.training.adapters import adapt, base_parameters, is_adapted, load_adapter, merge, save_adapter
+from ap2o_fast.training.adapters import (
+    adapt,
+    adapter_tensors,
+    base_parameters,
+    is_adapted,
+    load_adapter,
+    merge,
+    save_adapter,
+)
 from ap2o_fast.training.attention import use_attention
+from ap2o_fast.training.batch import PackedBatch
 from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
+from ap2o_fast.training.distributed import ALONE, World, together
 from ap2o_fast.training.forward import packed_hidden
 from ap2o_fast.training.liger import use_liger
+from ap2o_fast.training.loading import empty_model, read_shards
 from ap2o_fast.training.packing import SharedPrompt, Tokens, pack_sequences
+from ap2o_fast.training.sharding import forward_pass, reshard, shard_model, whole
 
 # Architectures whose layers hand their window to the attention, each held to it by a test. One that keeps it in the
 # mask alone would see too far, on texts longer than any that could be tried when it is loaded.
@@ -42,6 +54,7 @@ def load_model(
     *,
     seed: int = 0,
     trained: Path | None = None,
+    world: World = ALONE,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer, ready for packed training and for generation. Sets torch's number of threads.
 
@@ -49,6 +62,8 @@ def load_model(
         adapter: what adapters it gets, none by default; with them its own weights are frozen.
         seed: of new adapters.
         trained: a folder written by `save_model`, whose weights the adapters get.
+        world: the processes that divide it among them. Each reads its part of the files; with adapters each reads all
+            into the host's memory first.
 
     Returns: the model in eval mode (no dropout; gradients still flow) on its device, and the tokenizer.
     Errors: `MachineError` where model, device, package or memory is not to be had; `UsageError` for an architecture
@@ -59,7 +74,7 @@ def load_model(
     check_adapter(settings, adapter)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    device = _device(settings.device)
+    device = world.device if world.size > 1 else _device(settings.device)
     try:
         _check_folder(settings)
         config = AutoConfig.from_pretrained(settings.name, revision=settings.revision)
@@ -69,9 +84,18 @@ def load_model(
         dtype = getattr(torch, settings.dtype)
         how: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
         if settings.quantization != "none":
+            if world.size > 1:
+                raise UsageError(
+                    f"model.quantization = {settings.quantization!r} cannot be divided among {world.size} processes",
+                    do="set model.quantization=none, or train in one process",
+                )
             how |= {"quantization_config": quantization.loading(dtype), "device_map": {"": device}}
-        model = AutoModelForCausalLM.from_pretrained(settings.name, revision=settings.revision, **how)
-        model.to(device)
+        in_parts = world.size > 1 and adapter.kind == "none"
+        if in_parts:
+            model = empty_model(config, **how)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(settings.name, revision=settings.revision, **how)
+            model.to(device if world.size == 1 else "cpu")
     except (UsageError, MachineError):
         raise
     except torch.OutOfMemoryError as error:
@@ -87,12 +111,15 @@ def load_model(
     tokenizer = load_tokenizer(settings)
     if settings.quantization != "none":
         quantization.settle(model)
-    use_liger(model, settings.liger)
+    use_liger(model, settings.liger, device)
     adapt(model, adapter, seed=seed)
     if is_adapted(model):
         model.peft_config["default"].revision = settings.revision
     if trained is not None:
         load_adapter(model, trained)
+    shard_model(model, world)
+    if in_parts:
+        read_shards(model, settings, world)
     return prepare_model(model, settings.attention), tokenizer
 
 
@@ -188,7 +215,8 @@ def model_hash(model: PreTrainedModel) -> str:
 
     Adapters are left out: it is the same with and without them, and however far they are trained. Of quantised
     parameters it covers the packed bytes and all that unpacking needs. Tied parameters count once. Equal on every
-    device that holds the same bytes; costs one pass over the weights and a copy of the largest.
+    device that holds the same bytes and on any number of processes, which all must ask together; costs one pass over
+    the weights and a copy of the largest.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in sorted(base_parameters(model), key=lambda item: item[0]):
@@ -196,7 +224,7 @@ def model_hash(model: PreTrainedModel) -> str:
         parts = {"": parameter, **(state.as_dict(packed=True) if state is not None else {})}
         for part, tensor in sorted(parts.items()):
             digest.update(f"{name}{part and '.' + part} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(whole(tensor.detach()).cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -205,6 +233,7 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     note: Mapping[str, Any] | None = None,
+    world: World = ALONE,
 ) -> None:
     """Write an ordinary Hugging Face checkpoint (safetensors, tokenizer, generation settings), replacing `folder`.
 
@@ -215,10 +244,36 @@ def save_model(
 
     Args:
         note: written as JSON to the file ``COMPLETE`` in the folder.
+        world: the processes that have it in shards and call this together; the first gathers and writes it.
 
     Errors: `MachineError` where it cannot be written; the old one is intact then.
     """
-    folder = Path(folder)
+    weights = _gathered(model, world)
+    together(lambda: None if world.rank else _replace(model, weights, tokenizer, Path(folder), note), world)
+
+
+def _gathered(model: PreTrainedModel, world: World) -> dict[str, torch.Tensor] | None:
+    """What is to be written, on the host of the first process: the adapters, or all weights that are in shards.
+
+    None for a model that can be written as it is.
+    """
+    if not is_adapted(model) and world.size == 1:
+        return None
+    weights = {}
+    for name, tensor in (adapter_tensors(model) if is_adapted(model) else dict(model.named_parameters())).items():
+        value = whole(tensor.detach())
+        if world.rank == 0:
+            weights[name] = value.cpu().contiguous()
+    return weights
+
+
+def _replace(
+    model: PreTrainedModel,
+    weights: dict[str, torch.Tensor] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    note: Mapping[str, Any] | None,
+) -> None:
     beside, old = folder.with_name(f"{folder.name}.partial"), folder.with_name(f"{folder.name}.old")
     if old.exists() and not folder.exists():
         os.rename(old, folder)
@@ -227,9 +282,9 @@ def save_model(
             shutil.rmtree(left_over, ignore_errors=True)
         beside.mkdir(parents=True)
         if is_adapted(model):
-            save_adapter(model, beside)
+            save_adapter(model, weights or {}, beside)
         else:
-            model.save_pretrained(beside)
+            model.save_pretrained(beside, state_dict=weights)
         tokenizer.save_pretrained(beside)
         (beside / COMPLETE).write_text(json.dumps(dict(note or {})), encoding="utf-8")
         sync_tree(beside)
@@ -289,21 +344,27 @@ def _unsupported(name: str, why: str) -> UsageError:
     )
 
 
+@forward_pass
+def _packed_logits(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
+    logits: torch.Tensor = model.get_output_embeddings()(packed_hidden(model, batch)[batch.rows])
+    return logits
+
+
 def _check_exact(model: PreTrainedModel, name: str) -> None:
     """Compare the packed forward of a prompt with two answers to the model's own logits on the two separate texts."""
     prompt: Tokens = [1, 2, 3]
     answers: list[Tokens] = [[4, 5], [6]]
     batch = pack_sequences([SharedPrompt(prompt=prompt, answers=answers)]).to(model.device)
-    head = model.get_output_embeddings()
     with torch.no_grad():
         try:
-            ours = head(packed_hidden(model, batch)[batch.rows])
+            ours = _packed_logits(model, batch)
         except (TypeError, AttributeError) as error:
             raise _unsupported(name, f"its forward does not take packed sequences: {error}") from error
         separate = [
             model(input_ids=torch.tensor([[*prompt, *answer]], device=model.device), use_cache=False).logits[0]
             for answer in answers
         ]
+    reshard(model)
     theirs = torch.cat(
         [
             logits[len(prompt) - 1 : len(prompt) + len(answer) - 1]

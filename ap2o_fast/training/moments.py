@@ -9,6 +9,7 @@ way of the weights differed by 5 % from that with float32 moments, by 30 % with 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,13 @@ class Moment:
         if dtype == torch.float32:
             return cls(values=values, scales=None)
         return cls(values=values, scales=torch.zeros(rows, 1, device=device, pin_memory=pinned))
+
+    def scales_by_row(self, shape: torch.Size) -> torch.Tensor | None:
+        """The scales with a row for each of a parameter's of this shape, where its rows are whole blocks."""
+        row = math.prod(shape[1:])
+        if self.scales is None or row % BLOCK:
+            return self.scales
+        return self.scales.view(shape[0], row // BLOCK)
 
     def tensors(self) -> list[torch.Tensor]:
         """What it consists of."""

@@ -13,8 +13,10 @@ from ap2o_fast.config import LossSettings
 from ap2o_fast.errors import UsageError
 from ap2o_fast.training.adapters import adapters_off
 from ap2o_fast.training.batch import PackedBatch
+from ap2o_fast.training.distributed import ALONE, World, parts, sum_over_ranks
 from ap2o_fast.training.forward import packed_hidden
-from ap2o_fast.training.packing import Book, pack_rows
+from ap2o_fast.training.packing import Book, empty_batch, pack_rows
+from ap2o_fast.training.sharding import forward_pass
 from ap2o_kernels import DpoOutput, available_impls, linear_dpo, linear_logp
 from ap2o_kernels.answers import sum_rows
 
@@ -29,6 +31,7 @@ def check_head(settings: LossSettings, model: PreTrainedModel) -> None:
         )
 
 
+@forward_pass
 def dpo_step_loss(
     model: PreTrainedModel,
     batch: PackedBatch,
@@ -91,23 +94,35 @@ def score(
     chunk_rows: int | None = None,
     *,
     adapters: bool = False,
+    world: World = ALONE,
 ) -> npt.NDArray[np.float32]:
     """Log-probability of each answer, summed over its tokens, under `model`; one with adapters counts without them.
 
     Args:
         rows: (K,) row ids of the book; repeats are computed once.
         adapters: leave adapters on. Without them the model is the reference, however far they are trained.
+        world: the processes that divide them; each must ask for the same.
 
-    Returns: (K,) float32, in the order of `rows`.
+    Returns: (K,) float32, in the order of `rows`, on every process.
     Errors: `DataError` for an answer that exceeds the budget with its prompt.
     """
     rows = np.asarray(rows, dtype=np.int64)
-    found: dict[int, float] = {}
-    head = model.get_output_embeddings()
+    unique = np.unique(rows)
+    found = np.zeros(len(unique), dtype=np.float32)
+    packed = pack_rows(book, unique, token_budget, world.size)
     with nullcontext() if adapters else adapters_off(model):
-        for host_batch, row_ids in pack_rows(book, rows, token_budget):
-            batch = host_batch.to(model.device)
-            hidden = packed_hidden(model, batch).index_select(0, batch.rows)
-            token_logps = linear_logp(hidden, head.weight, batch.targets, bias=head.bias, chunk_rows=chunk_rows)
-            found |= dict(zip(row_ids.tolist(), sum_rows(token_logps, batch.cu_rows).tolist(), strict=True))
-    return np.array([found[row] for row in rows.tolist()], dtype=np.float32)
+        for turn in parts([len(batch.input_ids) for batch, _ in packed], world):
+            batch, row_ids = (empty_batch(), rows[:0]) if turn is None else packed[turn]
+            logps = _answer_logps(model, batch.to(model.device), chunk_rows)
+            found[np.searchsorted(unique, row_ids)] = logps.float().cpu().numpy()
+    total: npt.NDArray[np.float32] = sum_over_ranks(torch.from_numpy(found), world).numpy()
+    return total[np.searchsorted(unique, rows)]
+
+
+@forward_pass
+def _answer_logps(model: PreTrainedModel, batch: PackedBatch, chunk_rows: int | None) -> torch.Tensor:
+    """(A,) under `model`."""
+    head = model.get_output_embeddings()
+    hidden = packed_hidden(model, batch).index_select(0, batch.rows)
+    token_logps = linear_logp(hidden, head.weight, batch.targets, bias=head.bias, chunk_rows=chunk_rows)
+    return sum_rows(token_logps, batch.cu_rows)

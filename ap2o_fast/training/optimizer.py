@@ -16,12 +16,12 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from ap2o_fast.config import TrainSettings
-from ap2o_fast.training.lean_adamw import local, make_rates, round_with, step, take_turns
+from ap2o_fast.training.lean_adamw import make_rates, round_with, step, take_turns
 from ap2o_fast.training.parameter import check_settings, prepare_parameter
+from ap2o_fast.training.sharding import local, shard_rank, whole
 
 _SLICE = 1 << 24
 """Weights that are rounded at a time: what it needs beside them stays small."""
@@ -80,7 +80,7 @@ class Optimizer:
         # In float32 whatever they are: torch's own clipping rounds norms of bfloat16 gradients to bfloat16.
         wide = torch.promote_types(gradients[0].dtype, torch.float32)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, dtype=wide)))
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm = whole(norm)
         self._clipping = (self.clip / (norm + 1e-6)).clamp(max=1.0)
         return norm
 
@@ -97,10 +97,10 @@ class Optimizer:
         bad = torch.zeros((), device=first.device) if bad is None else bad
         scale = torch.ones((), device=first.device) if self._clipping is None else self._clipping
         good = bad == 0
-        # One seed a step: a resumed run rounds as the uninterrupted one.
+        # One seed a step and shard: a resumed run rounds as the uninterrupted one, and replicas of a shard alike.
         chance = None
         if self.settings.rounding == "stochastic":
-            chance = torch.Generator(first.device).manual_seed(done + 1)
+            chance = torch.Generator(first.device).manual_seed(done + 1 + (shard_rank(first) << 32))
         self._lean_step(make_rates(self.learning_rate, self.settings, done + 1), scale.float(), good, chance)
         self._torch_step(scale, bad)
         self.schedule.step()
@@ -140,7 +140,8 @@ class Optimizer:
         """Everything of the optimiser that a checkpoint needs but the schedule, by name, with its memory shared.
 
         A parameter's `master.`, `exp_avg.` and `exp_avg_sq.` have its shape (its shard's where it is sharded), the
-        8-bit ones a scale for each block in `exp_avg_scale.` and `exp_avg_sq_scale.`; `step.` counts updates.
+        8-bit ones a scale for each block in `exp_avg_scale.` and `exp_avg_sq_scale.`, by its rows where a row is whole
+        blocks; `step.` counts updates.
         """
         if self.settings.offload_optimizer and torch.cuda.is_available():
             torch.cuda.synchronize()  # what a step sends to host memory may still be on its way
@@ -154,15 +155,9 @@ class Optimizer:
             else:
                 shape = local(parameter.model).shape
                 for moment, state in (("exp_avg", parameter.lean.first), ("exp_avg_sq", parameter.lean.second)):
-                    states |= {moment: state.values.view(shape), f"{moment}_scale": state.scales}
+                    states |= {moment: state.values.view(shape), f"{moment}_scale": state.scales_by_row(shape)}
             found |= {f"{key}.{parameter.name}": state for key, state in states.items() if state is not None}
         return found
-
-    @torch.no_grad()
-    def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take over what `state_tensors` of an optimiser with the same settings returned, on any device."""
-        for name, own in self.state_tensors().items():
-            own.copy_(tensors[name])
 
 
 @torch.no_grad()

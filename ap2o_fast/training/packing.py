@@ -19,6 +19,7 @@ import torch
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.errors import DataError
 from ap2o_fast.training.batch import PackedBatch, PackedStep
+from ap2o_fast.training.distributed import ALONE, World, parts
 from ap2o_fast.training.flops import TOKENS, Cost
 
 Tokens = npt.NDArray[np.int32] | list[int]
@@ -49,7 +50,12 @@ class SharedPrompt:
 
 
 def pack(
-    book: Book, plan: PairPlan, ref_logps: npt.NDArray[np.floating], token_budget: int, cost: Cost = TOKENS
+    book: Book,
+    plan: PairPlan,
+    ref_logps: npt.NDArray[np.floating],
+    token_budget: int,
+    cost: Cost = TOKENS,
+    multiple: int = 1,
 ) -> list[PackedBatch]:
     """Pack the pairs of one optimiser step.
 
@@ -57,6 +63,7 @@ def pack(
         ref_logps: (N,) reference log-probability of each row of the book; only the plan's rows need one.
         token_budget: most packed tokens of a batch.
         cost: what is spread evenly over the batches.
+        multiple: their number is one of this, as far as there are problems: of the processes that share them.
 
     Returns: batches that together hold every pair once.
     Errors: `DataError` for a pair that exceeds the budget alone, an empty prompt, or a missing reference.
@@ -73,7 +80,7 @@ def pack(
         mine = plan.problem == problem
         pairs = list(zip(plan.chosen[mine].tolist(), plan.rejected[mine].tolist(), strict=True))
         items += _split_by_pairs(book, problem, pairs, token_budget)
-    return [pack_sequences([items[i] for i in bin_], ref_logps) for bin_ in _bins(items, token_budget, cost)]
+    return [pack_sequences([items[i] for i in bin_], ref_logps) for bin_ in _bins(items, token_budget, cost, multiple)]
 
 
 def pack_step(
@@ -82,14 +89,20 @@ def pack_step(
     ref_logps: npt.NDArray[np.floating],
     token_budget: int,
     cost: Cost = TOKENS,
+    world: World = ALONE,
     *,
     pin: bool = False,
 ) -> PackedStep:
-    """`pack`, with what is reported about the step. `pin`: into page-locked memory."""
-    batches = pack(book, plan, ref_logps, token_budget, cost)
+    """`pack`, with what is reported about the step. `pin`: into page-locked memory.
+
+    Of the batches this process's part; the report is of all.
+    """
+    batches = pack(book, plan, ref_logps, token_budget, cost, world.size)
     lengths = book.column("length")
+    turns = parts([cost.packed(batch) for batch in batches], world)
+    mine = [empty_batch() if turn is None else batches[turn] for turn in turns]
     return PackedStep(
-        batches=[batch.pin_memory() for batch in batches] if pin else batches,
+        batches=[batch.pin_memory() for batch in mine] if pin else mine,
         pairs=len(plan),
         tokens=sum(len(batch.input_ids) for batch in batches),
         answer_tokens=int(lengths[plan.chosen].sum(dtype=np.int64) + lengths[plan.rejected].sum(dtype=np.int64)),
@@ -104,6 +117,7 @@ def pack_ahead(
     ref_logps: npt.NDArray[np.floating],
     token_budget: int,
     cost: Cost = TOKENS,
+    world: World = ALONE,
     *,
     pin: bool = False,
 ) -> Iterator[PackedStep]:
@@ -111,7 +125,7 @@ def pack_ahead(
     with ThreadPoolExecutor(1, thread_name_prefix="packing") as thread:
         ahead: deque[Future[PackedStep]] = deque()
         for plan in plans:
-            ahead.append(thread.submit(pack_step, book, plan, ref_logps, token_budget, cost, pin=pin))
+            ahead.append(thread.submit(pack_step, book, plan, ref_logps, token_budget, cost, world, pin=pin))
             if len(ahead) > AHEAD:
                 yield ahead.popleft().result()
         while ahead:
@@ -119,7 +133,7 @@ def pack_ahead(
 
 
 def pack_rows(
-    book: Book, rows: npt.NDArray[np.int64], token_budget: int
+    book: Book, rows: npt.NDArray[np.int64], token_budget: int, multiple: int = 1
 ) -> list[tuple[PackedBatch, npt.NDArray[np.int64]]]:
     """Pack answers without pairs, for scoring. Repeated rows are packed once.
 
@@ -132,7 +146,7 @@ def pack_rows(
     for problem in np.unique(problems).tolist():
         items += _split_by_answers(book, problem, rows[problems == problem].tolist(), token_budget)
     packed = []
-    for bin_ in _bins(items, token_budget, TOKENS):
+    for bin_ in _bins(items, token_budget, TOKENS, multiple):
         members = [items[i] for i in bin_]
         packed.append((pack_sequences(members), np.array([row for item in members for row in item.rows], np.int64)))
     return packed
@@ -184,6 +198,11 @@ def pack_sequences(items: Sequence[SharedPrompt], ref_logps: npt.NDArray[np.floa
         pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
         weights=torch.ones(len(pairs), dtype=torch.float32),
     )
+
+
+def empty_batch() -> PackedBatch:
+    """A forward pass over one token, without answers or pairs: its loss is 0, and so is every gradient."""
+    return pack_sequences([SharedPrompt(prompt=[0])])
 
 
 def packing_efficiency(book: Book, plan: PairPlan, batches: Sequence[PackedBatch], cost: Cost = TOKENS) -> float:
@@ -266,8 +285,8 @@ def _too_long(what: str, size: int, budget: int) -> DataError:
     )
 
 
-def _bins(items: list[SharedPrompt], budget: int, cost: Cost) -> list[list[int]]:
-    """Numbers of the items of each bin, in item order."""
+def _bins(items: list[SharedPrompt], budget: int, cost: Cost, multiple: int) -> list[list[int]]:
+    """Numbers of the items of each bin, in item order; no bin is empty."""
     sizes = [item.size for item in items]
     costs = [cost.forward(len(item.prompt), [len(answer) for answer in item.answers]) for item in items]
     largest_first = sorted(range(len(items)), key=lambda i: -sizes[i])
@@ -281,7 +300,8 @@ def _bins(items: list[SharedPrompt], budget: int, cost: Cost) -> list[list[int]]
             room.append(budget)
         bins[home].append(i)
         room[home] -= sizes[i]
-    even: list[list[int]] = [[] for _ in bins]
+    wanted = min(-(-len(bins) // multiple) * multiple, len(items))
+    even: list[list[int]] = [[] for _ in range(wanted)]
     for i in sorted(range(len(items)), key=lambda i: -costs[i]):
         min(even, key=lambda bin_: sum(costs[j] for j in bin_)).append(i)
     _exchange(even, costs)

@@ -28,6 +28,7 @@ from ap2o_fast.training.adapters import is_adapted
 from ap2o_fast.training.batch import PackedBatch, PackedStep
 from ap2o_fast.training.compiled import compile_blocks
 from ap2o_fast.training.deterministic import deterministic
+from ap2o_fast.training.distributed import ALONE, World, any_rank, max_over_ranks, sum_over_ranks
 from ap2o_fast.training.flops import Cost, peak_flops
 from ap2o_fast.training.model import model_hash
 from ap2o_fast.training.objective import dpo_step_loss
@@ -46,6 +47,7 @@ class Trainer:
         model: as `load_model` or `prepare_model` returns it.
         total_steps: length of the learning-rate schedule; steps beyond it have a learning rate of 0.
         profiles: folder for the traces of `train.profile_steps`.
+        world: the processes that train together, each with a trainer of its shards and the same arguments everywhere.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Trainer:
         loss: LossSettings,
         total_steps: int,
         profiles: Path = Path("profiles"),
+        world: World = ALONE,
     ) -> None:
         if train.gradient_checkpointing:
             _check_no_dropout(model)
@@ -68,12 +71,13 @@ class Trainer:
         self.model = model
         self.train = train
         self.loss = loss
+        self.world = world
         self.total_steps = total_steps
         self.optimizer = Optimizer(model, train, total_steps)
         self.cost = Cost.of(model)
         self.step = 0
         self._bad = torch.zeros((), device=model.device)
-        self.peak_flops = peak_flops(model.device)
+        self.peak_flops = world.size * (peak_flops(model.device) or 0.0)
 
     @cached_property
     def frozen(self) -> str:
@@ -91,7 +95,7 @@ class Trainer:
         """
         if len(pairs) == 0:
             raise UsageError("a training step needs at least one pair")
-        return self.launch(pack_step(book, pairs, ref_logps, self.train.token_budget, self.cost)).read()
+        return self.launch(pack_step(book, pairs, ref_logps, self.train.token_budget, self.cost, self.world)).read()
 
     def train_steps(
         self,
@@ -110,8 +114,8 @@ class Trainer:
         """
         pin = self.model.device.type == "cuda"
         before: Launched | None = None
-        for packed in pack_ahead(book, plans, ref_logps, self.train.token_budget, self.cost, pin=pin):
-            if stop():
+        for packed in pack_ahead(book, plans, ref_logps, self.train.token_budget, self.cost, self.world, pin=pin):
+            if any_rank(stop(), self.world):
                 break
             launched = self.launch(packed)
             if before is not None:
@@ -136,22 +140,23 @@ class Trainer:
             for host_batch in packed.batches:
                 for name, share in self._accumulate(host_batch.to(self.model.device), packed.pairs).items():
                     sums[name] = sums[name] + share if name in sums else share
-            sums["grad_norm"] = self.optimizer.clip_gradients()
+            norm = self.optimizer.clip_gradients()
         except BaseException:
             self.optimizer.zero_grad()
             raise
-        fine = torch.isfinite(sums["loss"]) & torch.isfinite(sums["grad_norm"])
+        values = sum_over_ranks(torch.stack([value.double() for value in sums.values()]), self.world)
+        values = torch.cat([values, norm.double()[None]])
+        fine = torch.isfinite(values[[*sums].index("loss")]) & torch.isfinite(norm)
         self._bad = torch.maximum(self._bad, (~fine).float())
         learning_rate = self.optimizer.learning_rate
         self.optimizer.step(self._bad)
         self.step += 1
-        values = torch.stack([value.double() for value in sums.values()])
         return Launched(
             trainer=self,
             step=self.step,
             packed=packed,
             learning_rate=learning_rate,
-            names=tuple(sums),
+            names=(*sums, "grad_norm"),
             values=values.to("cpu", non_blocking=True),
             clock=clock.stop(),
         )
@@ -167,7 +172,8 @@ class Trainer:
         return metrics
 
     def _check_reference(self, logps: torch.Tensor, batch: PackedBatch) -> None:
-        drift = float((logps - batch.ref_logps).abs().amax()) * self.loss.beta
+        largest = torch.cat([(logps - batch.ref_logps).abs(), logps.new_zeros(1)]).amax()
+        drift = float(max_over_ranks(largest.nan_to_num(nan=math.inf), self.world)) * self.loss.beta
         tolerance = _REWARD_TOLERANCE[self.model.dtype]
         if not drift <= tolerance:
             raise NumericalError(

@@ -1,0 +1,41 @@
+"""A program for torchrun: train a tiny model in as many processes as there are, and save it. Argument: a folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from tiny import byte_tokenizer
+
+from ap2o_fast.config import LossSettings, ModelSettings, TrainSettings
+from ap2o_fast.training import Trainer, check_head, load_checkpoint, load_model, save_checkpoint, save_model, score
+from ap2o_fast.training.distributed import join, together
+from tests.training.support import ANSWERS, PAIRS, PROMPTS, make_book, make_plan, plain_model
+
+
+def main(folder: Path) -> None:
+    book = make_book(PROMPTS, ANSWERS)
+    plan = make_plan(book, PAIRS)
+    train, loss = TrainSettings(lr=1e-3, token_budget=64), LossSettings()
+    with join("cpu", deadline=train.deadline) as world:
+
+        def write_model() -> None:
+            if world.rank == 0:
+                plain_model("qwen2").save_pretrained(folder / "model")
+                byte_tokenizer().save_pretrained(folder / "model")
+
+        together(write_model, world)
+        model, tokenizer = load_model(ModelSettings(name=str(folder / "model"), threads=1), world=world)
+        check_head(loss, model)
+        reference = score(model, book, np.arange(len(book)), train.token_budget, world=world)
+        trainer = Trainer(model, train=train, loss=loss, total_steps=2, world=world)
+        for metrics in trainer.train_steps([plan, plan], book, reference):
+            if world.rank == 0:
+                print(f"step {metrics['step']} of 2: loss {metrics['loss']:.4f}")
+        save_checkpoint(folder / "checkpoints", trainer, {})
+        load_checkpoint(folder / "checkpoints", trainer)
+        save_model(model, tokenizer, folder / "trained", world=world)
+
+
+main(Path(sys.argv[1]))
