@@ -18,6 +18,7 @@ import torch
 
 from ap2o_fast.config import TrainSettings
 from ap2o_fast.training.moments import BLOCK, Moment, decode, encode
+from ap2o_fast.training.rounding import random_bits, round_with
 from ap2o_fast.training.sharding import is_sharded, local
 
 SLICE_ROWS = 1 << 16
@@ -92,7 +93,7 @@ def update(
         moments: `Moment.tensors()` of the first and the second.
         rates: of `make_rates`.
         good: 0-d boolean; False leaves everything as it is.
-        bits: int32 in [0, 2**16): half-precision weights are rounded by chance with them. None: to the nearest.
+        bits: `random_bits`: half-precision weights are rounded by chance with them. None: to the nearest.
     """
     size, root, decay, new1, new2, eps = rates.unbind()
     gradient = gradient.float() * scale
@@ -109,12 +110,6 @@ def update(
         half.copy_(torch.where(good, rounded.to(half.dtype), half))
     if weight.dtype == torch.float32:
         weight.copy_(torch.where(good, values, weight))
-
-
-def round_with(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-    """Finite float32 values, each rounded to one of its two neighbours in bfloat16 by `bits`, random in [0, 2**16)."""
-    # The upper half of a float32's bits is a bfloat16; what carries from the lower half is a step of its last bit.
-    return ((values.view(torch.int32) + bits) & -65536).view(torch.float32)
 
 
 @functools.cache
@@ -149,7 +144,7 @@ def step(
         with turn():
             bits = None
             if chance is not None and own.dtype == torch.bfloat16:
-                bits = torch.randint(1 << 16, own.shape, dtype=torch.int32, device=own.device, generator=chance)
+                bits = random_bits(own, chance)
             visiting = [_fetch(tensor, own.device) for tensor in at_home] if lean.away else at_home
             moments = [visiting[: len(first)], visiting[len(first) : 2 * len(first)]]
             weight, copy = (own, None) if lean.copy is None else (visiting[-1], own)

@@ -16,15 +16,14 @@ from __future__ import annotations
 import math
 
 import torch
-from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
 
 from ap2o_fast.config import TrainSettings
-from ap2o_fast.training.lean_adamw import make_rates, round_with, step, take_turns
+from ap2o_fast.training.lean_adamw import make_rates, step, take_turns
 from ap2o_fast.training.parameter import check_settings, prepare_parameter
+from ap2o_fast.training.rounding import round_by_chance
 from ap2o_fast.training.sharding import local, shard_rank, whole
-
-_SLICE = 1 << 24
-"""Weights that are rounded at a time: what it needs beside them stays small."""
 
 
 class Optimizer:
@@ -59,7 +58,13 @@ class Optimizer:
 
     def set_step(self, step: int) -> None:
         """Move the schedule to where `step` updates have been done."""
-        self.schedule = get_linear_schedule_with_warmup(self.adamw, self._warmup, self._total, last_epoch=step - 1)
+        self.schedule = LambdaLR(self.adamw, self._share, last_epoch=step - 1)
+
+    def _share(self, step: int) -> float:
+        """Of the peak learning rate, after `step` updates."""
+        if step < self._warmup:
+            return step / self._warmup
+        return max(0.0, (self._total - step) / max(1, self._total - self._warmup))
 
     @property
     def learning_rate(self) -> float:
@@ -68,8 +73,22 @@ class Optimizer:
 
     def collect(self) -> None:
         """Add the model's gradients to the masters', in float32; call after each backward pass."""
+        new: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
+        more: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
         for parameter in self.parameters:
-            parameter.collect()
+            gradient = parameter.model.grad
+            if parameter.master is parameter.model or gradient is None:
+                continue
+            sums, gradients = new if parameter.sum is None else more
+            if parameter.sum is None:
+                parameter.sum = torch.empty_like(gradient, dtype=torch.float32)
+            sums.append(local(parameter.sum))
+            gradients.append(local(gradient))
+            parameter.model.grad = None
+        # A launch for many: some for each took the host longer than a small model's forward pass.
+        for into, pair in ((torch._foreach_copy_, new), (torch._foreach_add_, more)):
+            if pair[0]:
+                into(*pair)
 
     def clip_gradients(self) -> torch.Tensor:
         """Have the next step scale the gradients to a global norm of at most `clip`.
@@ -104,9 +123,8 @@ class Optimizer:
         self._lean_step(make_rates(self.learning_rate, self.settings, done + 1), scale.float(), good, chance)
         self._torch_step(scale, bad)
         self.schedule.step()
-        for parameter in self.parameters:
-            if parameter.lean is None and parameter.master is not parameter.model:
-                round_by_chance(local(parameter.master), local(parameter.model), chance, good)
+        halves = [p for p in self.parameters if p.lean is None and p.master is not p.model]
+        round_by_chance([local(p.master) for p in halves], [local(p.model) for p in halves], chance, good)
         self.zero_grad()
 
     def _lean_step(
@@ -158,26 +176,6 @@ class Optimizer:
                     states |= {moment: state.values.view(shape), f"{moment}_scale": state.scales_by_row(shape)}
             found |= {f"{key}.{parameter.name}": state for key, state in states.items() if state is not None}
         return found
-
-
-@torch.no_grad()
-def round_by_chance(
-    values: torch.Tensor, out: torch.Tensor, chance: torch.Generator | None, good: torch.Tensor | None = None
-) -> None:
-    """Fill `out`, bfloat16, with `values`, finite float32: each rounded up or down so that its mean is itself.
-
-    A value that bfloat16 holds stays as it is. Both contiguous, of one shape, on the generator's device.
-
-    Args:
-        chance: None rounds to the nearest.
-        good: 0-d boolean; False leaves `out` as it is.
-    """
-    for source, target in zip(values.view(-1).split(_SLICE), out.view(-1).split(_SLICE), strict=True):
-        rounded = source
-        if chance is not None:
-            bits = torch.randint(1 << 16, source.shape, dtype=torch.int32, device=source.device, generator=chance)
-            rounded = round_with(source, bits)
-        target.copy_(rounded if good is None else torch.where(good, rounded.to(target.dtype), target))
 
 
 def _moments(master: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -20,6 +20,7 @@ class Parameter:
         name: in the model.
         model: the model's parameter.
         master: the tensor that is optimised: `model` itself, or its float32 master, which may be in host memory.
+        sum: of the model's gradients over the step's forward passes so far, in float32, where there is a master.
         lean: set where `lean_adamw` updates it, None where torch's AdamW does.
     """
 
@@ -27,26 +28,16 @@ class Parameter:
     model: torch.nn.Parameter
     master: torch.nn.Parameter
     lean: Lean | None
-    _sum: torch.Tensor | None = field(default=None, repr=False)
+    sum: torch.Tensor | None = field(default=None, repr=False)
 
     @property
     def gradient(self) -> torch.Tensor | None:
         """What is to be applied, on the model's device: float32, or the model's own where there is no master."""
-        return self.model.grad if self.master is self.model else self._sum
-
-    def collect(self) -> None:
-        """Add the model's gradient to a master's."""
-        if self.master is self.model or self.model.grad is None:
-            return
-        if self._sum is None:
-            self._sum = self.model.grad.float()
-        else:
-            self._sum += self.model.grad
-        self.model.grad = None
+        return self.model.grad if self.master is self.model else self.sum
 
     def drop(self) -> None:
         """Forget all gradients."""
-        self.model.grad = self.master.grad = self._sum = None
+        self.model.grad = self.master.grad = self.sum = None
 
 
 def prepare_parameter(name: str, parameter: torch.nn.Parameter, settings: TrainSettings) -> Parameter:

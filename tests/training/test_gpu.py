@@ -1,4 +1,4 @@
-"""What only a GPU can show: the one-call attention, steps in bfloat16 that wait for the GPU once and repeat exactly."""
+"""What only a GPU can show: the one-call attention, bfloat16 steps that never wait for the GPU and repeat exactly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ap2o_fast.training.attention import shared_prefix_attention
 from ap2o_fast.training.attention_backends import choose
 from ap2o_fast.training.attention_layout import PackedAttention
 from ap2o_fast.training.objective import score
-from ap2o_fast.training.packing import SharedPrompt, pack_sequences
+from ap2o_fast.training.packing import SharedPrompt, pack_ahead, pack_sequences
 from tests.training.support import MemoryBook, make_book, make_plan, tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -77,7 +77,7 @@ def make_problem() -> tuple[MemoryBook, object]:
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen2-mixed"])
-def test_a_step_in_bfloat16_waits_for_the_gpu_once(kind: str) -> None:
+def test_a_step_in_bfloat16_never_waits_for_the_gpu(kind: str) -> None:
     model = tiny_model(kind, dtype=torch.bfloat16).cuda()
     book, plan = make_problem()
     references = score(model, book, np.arange(len(book)), 512)
@@ -88,15 +88,17 @@ def test_a_step_in_bfloat16_waits_for_the_gpu_once(kind: str) -> None:
     assert metrics["loss"] == pytest.approx(0.6931, abs=2e-2)
     assert metrics["forward_passes"] > 1
     assert not torch.equal(model.get_input_embeddings().weight, before)
+    packed = next(pack_ahead(book, [plan], references, 100, pin=True))
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            trainer.train_step(plan, book, references)
+            launched = trainer.launch(packed)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     waits = [f"{one.filename}:{one.lineno}" for one in seen if "called a synchronizing" in str(one.message)]
-    assert len(waits) == 1, waits
+    assert not waits
+    assert launched.read()["step"] == 2
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -11,7 +11,7 @@ import torch
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.errors import NumericalError, UsageError
 from ap2o_fast.training import Trainer, model_hash, score
-from ap2o_fast.training.optimizer import round_by_chance
+from ap2o_fast.training.rounding import round_by_chance
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, MemoryBook, make_book, make_plan, tiny_model
 
 # Three times the usual problems: more than one forward pass holds.
@@ -104,10 +104,10 @@ def test_rounding_by_chance_keeps_the_mean_and_what_bfloat16_holds() -> None:
     between = torch.tensor([1 + 1 / 512, -0.3, 1e-3, -7e-39])
     chance = torch.Generator().manual_seed(0)
     out = torch.empty(20000, len(held), dtype=torch.bfloat16)
-    round_by_chance(held.float().expand_as(out).contiguous(), out, chance)
+    round_by_chance([held.float().expand_as(out).contiguous()], [out], chance)
     assert (out == held).all()
     out = torch.empty(20000, len(between), dtype=torch.bfloat16)
-    round_by_chance(between.expand_as(out).contiguous(), out, chance)
+    round_by_chance([between.expand_as(out).contiguous()], [out], chance)
     for column, value in zip(out.float().T, between.tolist(), strict=True):
         low, high = column.min(), column.max()
         assert low < value < high and len(column.unique()) == 2
