@@ -30,6 +30,7 @@ from ap2o_fast.training.compiled import compile_blocks
 from ap2o_fast.training.deterministic import deterministic
 from ap2o_fast.training.distributed import ALONE, World, any_rank, max_over_ranks, sum_over_ranks
 from ap2o_fast.training.flops import Cost, peak_flops
+from ap2o_fast.training.liger import uses_liger
 from ap2o_fast.training.model import model_hash
 from ap2o_fast.training.objective import dpo_step_loss
 from ap2o_fast.training.optimizer import Optimizer
@@ -64,6 +65,7 @@ class Trainer:
             _check_no_dropout(model)
             model.gradient_checkpointing_enable()
         if train.compile:
+            _check_compilable(model)
             compile_blocks(model)
         self.profiler = StepProfiler(train.profile_steps, profiles)
         if train.activation_offload:
@@ -267,6 +269,15 @@ def _not_finite(step: int, what: str, value: float) -> NumericalError:
         why="an overflow in the model, or weights that were already broken",
         do="resume from the last checkpoint with a lower train.lr or train.clip, or with model.dtype=float32",
     )
+
+
+def _check_compilable(model: PreTrainedModel) -> None:
+    if uses_liger(model):
+        raise UsageError(
+            "train.compile cannot be used with Liger's layers",
+            why="torch.compile does not trace them, and fuses what they do by itself",
+            do="set model.liger=false",
+        )
 
 
 def _check_no_dropout(model: PreTrainedModel) -> None:
