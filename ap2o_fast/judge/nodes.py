@@ -16,6 +16,7 @@ from typing import Any
 import ap2o_fast
 from ap2o_fast.config import JudgeSettings
 from ap2o_fast.errors import Ap2oError, MachineError, UsageError
+from ap2o_fast.judge.decide import clean
 from ap2o_fast.judge.judge import Judge
 from ap2o_fast.judge.stream import Job
 from ap2o_fast.judge.verdict import Verdict
@@ -83,7 +84,8 @@ class _Node:
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Ap2oError) else error from None
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
-            self.lost = f"node {self.name}: {str(error).strip().splitlines()[0]}"
+            lines = str(error).strip().splitlines()  # what happened, and where an exception was behind it that, last
+            self.lost = clean(f"node {self.name}: {' … '.join(dict.fromkeys([lines[0], lines[-1].strip()]))}")
             raise _NodeLost(self.lost) from None
 
 
