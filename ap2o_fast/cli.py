@@ -181,14 +181,14 @@ def data(
     show: Annotated[int, typer.Option(help="how many problems of each set to print")] = 1,
 ) -> None:
     """Load and audit the problems; print some with their prompts, special tokens visible."""
-    from ap2o_fast.judge import Judge
+    from ap2o_fast.judge import open_judge
     from ap2o_fast.problem_sets import load_sets
     from ap2o_fast.sampling.prompts import prompt_ids
     from ap2o_fast.training import load_tokenizer
 
     config = _config(target, context.args)
     tokenizer = load_tokenizer(config.model)
-    with Judge(config.judge) as judge:
+    with open_judge(config.judge) as judge:
         sets, excluded = load_sets(config, tokenizer, judge.check_reference)
     for name, problems in sets.items():
         out.rule(f"{name}: {len(problems)} problems")

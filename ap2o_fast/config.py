@@ -126,6 +126,8 @@ class JudgeSettings(Settings):
     """An answer that prints more than this is stopped (`OutputLimit`)."""
     recheck: float = Field(0.01, ge=0, le=1)
     """Share of answers judged twice to measure flakiness; one whose verdicts differ is `Flaky` and never trained on."""
+    ray_address: str = ""
+    """Ray cluster whose nodes judge (`auto`, or `host:port`); needs the extra `ray`. Empty: this machine alone."""
 
 
 class CurriculumSettings(Settings):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ap2o_fast.config import JudgeSettings, SourceSettings
 from ap2o_fast.errors import DataError
-from ap2o_fast.judge import Job, Judge
+from ap2o_fast.judge import Job, open_judge
 from ap2o_fast.judge.twice import is_drawn
 from ap2o_fast.judge.verdict import ErrorType, Verdict
 from ap2o_fast.problems import Problem, load
@@ -51,7 +51,7 @@ def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSe
     try:
         with (
             partial.open("w", encoding="utf-8") as file,
-            Judge(settings) as judge,
+            open_judge(settings) as judge,
             progress("judge", len(jobs), "answers", quiet=quiet) as bar,
         ):
             judge.require({job.problem.language for job in jobs})

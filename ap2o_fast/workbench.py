@@ -14,7 +14,7 @@ from typing_extensions import Self
 from ap2o_fast.book import ErrorBook
 from ap2o_fast.environment import describe
 from ap2o_fast.errors import DataError
-from ap2o_fast.judge import Judge
+from ap2o_fast.judge import Judge, open_judge
 from ap2o_fast.problem_sets import load_sets
 from ap2o_fast.problems import Problem
 from ap2o_fast.run_folder import RunFolder
@@ -55,7 +55,7 @@ class Workbench:
     @cached_property
     def judge(self) -> Judge:
         """The judge, started at first use."""
-        return self.stack.enter_context(Judge(self.config.judge))
+        return self.stack.enter_context(open_judge(self.config.judge))
 
     @cached_property
     def problems(self) -> dict[str, list[Problem]]:

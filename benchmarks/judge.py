@@ -1,7 +1,7 @@
 """Judging speed: programs a second and CPU time a program, ours beside EvalPlus's check and one in AP2O's style.
 
     python benchmarks/judge.py --answers samples.jsonl.gz --humaneval HumanEval.jsonl.gz --plus HumanEvalPlus.jsonl.gz
-        [--count 2000] [--block 100] [--cores 0] [--out FILE.json]
+        [--count 2000] [--block 100] [--cores 0] [--judges ours EvalPlus] [--out FILE.json]
 
 The same recorded answers for all, on HumanEval's base tests, one program at a time. Each judge lives in a process of
 its own, and they take blocks of answers in turn, so that a slow moment of the machine meets all alike. The answers are
@@ -13,15 +13,18 @@ much as hundreds of others), CPU milliseconds a program (the judge's process and
 block takes longer than with ours: the 20th, 50th and 80th percentile over the blocks. `--cores 1` has
 each judge and all its processes on one core.
 
-EvalPlus is `evalplus.eval.untrusted_check` (0.3.1). The third runs an answer as AP2O's published code does: a process
-and a manager for each, and a passing answer again and again, here the 10 times that are its least. Both only take
-dangerous functions away from the answer (EvalPlus's `reliability_guard`): run them where nothing can be lost.
+EvalPlus is `evalplus.eval.untrusted_check` (0.3.1), once with its own limit, 1 s of wall time a test, and once with
+ours, 2 s, since an answer that runs for ever costs each its limit. The last runs an answer as AP2O's published code
+does: a process and a manager for each, and a passing answer again and again, here the 10 times that are its least.
+Both only take dangerous functions away from the answer (EvalPlus's `reliability_guard`): run them where nothing can be
+lost.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gzip
 import io
 import json
@@ -65,10 +68,15 @@ def cpu_seconds() -> float:
     return sum(spent[process] for process in below)
 
 
+def nearest(prompt: str, problems: dict[str, dict[str, Any]]) -> str:
+    """The problem whose prompt begins like this one, which lacks the examples. Six names stand for two problems."""
+    texts = {task_id: row["prompt"] for task_id, row in problems.items()}
+    return max(texts, key=lambda task_id: len(os.path.commonprefix([prompt, texts[task_id]])))  # noqa: RUF071
+
+
 def read_answers(samples: Path, problems: dict[str, dict[str, Any]], count: int) -> list[Answer]:
     """The first answers of every problem, all first ones before the second ones."""
-    by_entry = {problem["entry_point"]: task_id for task_id, problem in problems.items()}
-    records = [(by_entry[re.findall(r"^def (\w+)\(", row["prompt"], re.M)[-1]], row) for row in read(samples)]
+    records = [(nearest(row["prompt"], problems), row) for row in read(samples)]
     rounds = range(max(len(row["samples"]) for _, row in records))
     answers = [
         (task_id, row["prompt"] + row["samples"][round])
@@ -98,7 +106,9 @@ def ours(problems: dict[str, dict[str, Any]], _: Path, stack: contextlib.ExitSta
     return lambda answer: judge.judge(known[answer[0]], answer[1]).error.name
 
 
-def evalplus(_: dict[str, dict[str, Any]], plus: Path, __: contextlib.ExitStack) -> Callable[[Answer], str]:
+def evalplus(
+    _: dict[str, dict[str, Any]], plus: Path, __: contextlib.ExitStack, least_seconds: float = 1.0
+) -> Callable[[Answer], str]:
     from evalplus.eval import PASS, untrusted_check
 
     tasks = {}
@@ -123,6 +133,7 @@ def evalplus(_: dict[str, dict[str, Any]], plus: Path, __: contextlib.ExitStack)
             row["atol"],
             seconds,
             fast_check=True,
+            min_time_limit=least_seconds,
         )
         return "Passed" if stat == PASS else "failed"
 
@@ -162,7 +173,13 @@ def upstream(problems: dict[str, dict[str, Any]], _: Path, __: contextlib.ExitSt
 
 STATELESS = "in upstream's style"
 """Begins anew with each answer, so it is measured in one order."""
-JUDGES = {"ours": ours, "EvalPlus": evalplus, STATELESS: upstream}
+SAME_LIMIT = "EvalPlus, our limit"
+JUDGES = {
+    "ours": ours,
+    "EvalPlus": evalplus,
+    SAME_LIMIT: functools.partial(evalplus, least_seconds=SECONDS),
+    STATELESS: upstream,
+}
 
 
 def serve(name: str, problems: dict[str, dict[str, Any]], plus: Path, cores: int, pipe: Connection) -> None:
@@ -190,13 +207,14 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--block", type=int, default=100)
     parser.add_argument("--cores", type=int, default=0)
+    parser.add_argument("--judges", nargs="+", choices=JUDGES, default=list(JUDGES))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     problems = {row["task_id"]: row for row in read(arguments.humaneval)}
     mixed = read_answers(arguments.answers, problems, arguments.count)
     spawn = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
-    for name in JUDGES:
+    for name in arguments.judges:
         pipes[name], theirs = spawn.Pipe()
         spawn.Process(target=serve, args=(name, problems, arguments.plus, arguments.cores, theirs)).start()
         assert pipes[name].recv() == "ready"
@@ -214,7 +232,7 @@ def main() -> int:
 
 def measure(order: str, blocks: list[list[Answer]], pipes: dict[str, Connection]) -> list[dict[str, Any]]:
     """Have every judge judge every block, in turn; print and return a row for each."""
-    judges = [name for name in JUDGES if order == "grouped" or name != STATELESS]
+    judges = [name for name in pipes if order == "grouped" or name != STATELESS]
     wall: dict[str, list[float]] = {name: [] for name in judges}
     cpu: dict[str, list[float]] = {name: [] for name in judges}
     verdicts: dict[str, list[str]] = {name: [] for name in judges}

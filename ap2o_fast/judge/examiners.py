@@ -7,7 +7,7 @@ import os
 import socket
 from typing import Any
 
-from ap2o_fast.judge import jail
+from ap2o_fast.judge import jail, kernel
 from ap2o_fast.judge.examiner import Examiner
 from ap2o_fast.judge.helper import Helper
 from ap2o_fast.judge.wire import Channel, Closed, adopt
@@ -72,7 +72,7 @@ class Examiners:
 def _serve(end: socket.socket, examiner: Examiner, walls: jail.Walls) -> None:
     """The examiner's process: judge one answer after another until the supervisor is gone."""
     os.dup2(os.open("/dev/null", os.O_WRONLY), 2)
-    jail.confine(walls, memory_mib=_MEMORY_MIB, cpu_seconds=None)
+    kernel.take(jail.confine(walls, memory_mib=_MEMORY_MIB, cpu_seconds=None))
     walls.close()
     supervisor = Channel(end)
     while True:

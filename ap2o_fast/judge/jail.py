@@ -123,14 +123,15 @@ def enter_namespaces() -> None:
         os.close(process)
 
 
-def fork() -> int:
-    """Fork a process with its own processes, mounts and message queues."""
-    return kernel.fork(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
+@functools.cache
+def fork() -> kernel.Fork:
+    """What forks a process with its own processes, mounts and message queues."""
+    return kernel.Fork(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
 
 
-def fresh_folder() -> None:
+def fresh_folder() -> kernel.Step:
     """Mount an empty working folder, for this process only."""
-    kernel.mount("tmpfs", WORK_DIR, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _WORK_OPTIONS)
+    return kernel.mount_step("tmpfs", WORK_DIR, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _WORK_OPTIONS)
 
 
 class Walls:
@@ -146,12 +147,14 @@ class Walls:
         self._ruleset = None if features.landlock else kernel.landlock_ruleset(_file_rules(policy, work))
         self._filter = None if features.seccomp else syscalls.Filter(syscalls.program(*policy.calls))
 
-    def shut(self) -> None:
-        """Put this process behind them, for ever. Needs no_new_privs."""
+    def shut(self) -> list[kernel.Step]:
+        """Put this process behind them, for ever. Needs no_new_privs, and the walls open until it is done."""
+        steps = []
         if self._ruleset is not None:
-            kernel.landlock(self._ruleset)
+            steps.append(kernel.landlock_step(self._ruleset))
         if self._filter is not None:
-            self._filter.install()
+            steps.append(self._filter.install())
+        return steps
 
     @property
     def descriptors(self) -> Sequence[int]:
@@ -176,8 +179,10 @@ def _file_rules(policy: Policy, work: str | None) -> list[tuple[str, int]]:
     return rules
 
 
-def confine(walls: Walls, *, memory_mib: int, cpu_seconds: int | None) -> None:
-    """Give up, for ever, whatever the walls' policy allows to give up. A second call can only give up more.
+def confine(walls: Walls, *, memory_mib: int, cpu_seconds: int | None) -> list[kernel.Step]:
+    """Give up, for ever, whatever the walls' policy allows to give up. A second time can only give up more.
+
+    Returns the steps, for this process or one that it forks.
 
     Args:
         memory_mib: limit of memory.
@@ -200,13 +205,12 @@ def confine(walls: Walls, *, memory_mib: int, cpu_seconds: int | None) -> None:
         limits.append((resource.RLIMIT_NPROC, policy.processes))
     if cpu_seconds is not None:
         limits.append((resource.RLIMIT_CPU, max(cpu_seconds, policy.least_cpu_seconds)))
+    steps = []
     for name, value in limits:
         ceiling = resource.getrlimit(name)[1]
         value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
-        resource.setrlimit(name, (value, value))
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    kernel.drop_capabilities()
-    walls.shut()
+        steps.append(kernel.Step(resource.setrlimit, (name, (value, value))))
+    return [*steps, kernel.prctl_step(kernel.PR_SET_NO_NEW_PRIVS, 1), kernel.drop_capabilities_step(), *walls.shut()]
 
 
 @functools.cache
@@ -268,16 +272,16 @@ def _build_root() -> None:
 
 def _probe_namespaces() -> str:
     enter_namespaces()
-    child = fork()
+    child = fork()()
     if child == 0:
-        fresh_folder()
+        kernel.take([fresh_folder()])
         os._exit(0 if os.getpid() == 1 and not os.path.exists("/proc") else 1)
     return "" if os.waitpid(child, 0)[1] == 0 else "a process in new namespaces still sees the old ones"
 
 
 def _probe_landlock() -> str:
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    kernel.landlock(kernel.landlock_ruleset([("/usr", kernel.READ)]))
+    kernel.take([kernel.landlock_step(kernel.landlock_ruleset([("/usr", kernel.READ)]))])
     try:
         os.listdir("/")
     except PermissionError:

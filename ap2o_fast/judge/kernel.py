@@ -12,7 +12,8 @@ import os
 import platform
 import signal
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -42,13 +43,9 @@ _CAPABILITIES_OF_SELF, _NO_CAPABILITIES = struct.pack("=Ii", 0x20080522, 0), byt
 
 
 @functools.cache
-def warm() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-@functools.cache
-def _with_the_lock() -> ctypes.PyDLL:
-    """The same library and the interpreter's own functions, called without giving up the interpreter's lock."""
+def warm() -> ctypes.PyDLL:
+    """The C library and the interpreter's own functions, called without giving up the interpreter's lock: the judge's
+    processes have one thread."""
     return ctypes.PyDLL(None, use_errno=True)
 
 
@@ -63,42 +60,74 @@ def _syscall(what: str, number: int, *arguments: object) -> int:
     return _check(warm().syscall(ctypes.c_long(number), *arguments), what)
 
 
+class Step(NamedTuple):
+    """One call with its arguments laid out. After a fork every object that is touched is a page to be copied; to make
+    a call that lies ready touches few."""
+
+    call: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    what: str = ""
+
+
+def take(steps: Sequence[Step]) -> None:
+    """Make the calls, in order. Raises `OSError` at the first that the kernel refuses."""
+    for call, arguments, what in steps:
+        if call(*arguments) == -1:
+            _check(-1, what)
+
+
 def unshare(flags: int) -> None:
     """Move this process (and, for the pid namespace, its next child) into new namespaces."""
     _check(warm().unshare(ctypes.c_int(flags)), "unshare")
 
 
-def fork(namespaces: int) -> int:
+class Fork:
     """As `os.fork`, but the child begins in new namespaces. For processes with one thread.
 
     One clone(2) instead of unshare(2) and fork(2): unshare gives a process's children one new pid namespace, once.
     """
-    library = _with_the_lock()
-    library.PyOS_BeforeFork()
-    zero = ctypes.c_long(0)
-    process: int = library.syscall(_SYS_CLONE[_MACHINE], ctypes.c_long(namespaces | signal.SIGCHLD), *[zero] * 4)
-    if process == 0:
-        library.PyOS_AfterFork_Child()
-        return 0
-    number = ctypes.get_errno()
-    library.PyOS_AfterFork_Parent()
-    if process < 0:
-        raise OSError(number, f"clone: {os.strerror(number)}")
-    return process
+
+    def __init__(self, namespaces: int) -> None:
+        library = warm()
+        # Bound here: to look one of them up costs the child a dozen pages.
+        self._before, self._clone = library.PyOS_BeforeFork, library.syscall
+        self._in_parent, self._in_child = library.PyOS_AfterFork_Parent, library.PyOS_AfterFork_Child
+        words = (_SYS_CLONE[_MACHINE], namespaces | signal.SIGCHLD, 0, 0, 0, 0)
+        self._arguments = tuple(ctypes.c_long(word) for word in words)
+
+    def __call__(self) -> int:
+        self._before()
+        process: int = self._clone(*self._arguments)
+        if process == 0:
+            self._in_child()
+            return 0
+        number = ctypes.get_errno()
+        self._in_parent()
+        if process < 0:
+            raise OSError(number, f"clone: {os.strerror(number)}")
+        return process
 
 
 def prctl(option: int, value: int, argument: int = 0) -> None:
     """Set one process attribute."""
-    zero = ctypes.c_ulong(0)
-    _check(warm().prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(argument), zero, zero), f"prctl {option}")
+    take([prctl_step(option, value, argument)])
+
+
+def prctl_step(option: int, value: int, argument: int = 0) -> Step:
+    """`prctl`, prepared."""
+    words = tuple(ctypes.c_ulong(word) for word in (value, argument, 0, 0))
+    return Step(warm().prctl, (ctypes.c_int(option), *words), f"prctl {option}")
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
     """mount(2)."""
-    _check(
-        warm().mount(source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), data.encode()),
-        f"mount {target}",
-    )
+    take([mount_step(source, target, kind, flags, data)])
+
+
+def mount_step(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> Step:
+    """`mount`, prepared."""
+    texts = [ctypes.c_char_p(text) for text in (source.encode(), target.encode(), kind.encode() or None)]
+    return Step(warm().mount, (*texts, ctypes.c_ulong(flags), ctypes.c_char_p(data.encode())), f"mount {target}")
 
 
 def unmount(target: str) -> None:
@@ -133,9 +162,9 @@ def pivot_root(new_root: str) -> None:
     os.chdir("/")
 
 
-def drop_capabilities() -> None:
+def drop_capabilities_step() -> Step:
     """Give up every capability; with no_new_privs none can be had again."""
-    _check(warm().capset(ctypes.c_char_p(_CAPABILITIES_OF_SELF), ctypes.c_char_p(_NO_CAPABILITIES)), "capset")
+    return Step(warm().capset, (ctypes.c_char_p(_CAPABILITIES_OF_SELF), ctypes.c_char_p(_NO_CAPABILITIES)), "capset")
 
 
 def landlock_abi() -> int:
@@ -189,6 +218,7 @@ def _add_rule(ruleset: int, path: str, rights: int) -> None:
         os.close(descriptor)
 
 
-def landlock(ruleset: int) -> None:
+def landlock_step(ruleset: int) -> Step:
     """Put this process and its children under the rules, for ever. Needs no_new_privs."""
-    _syscall("landlock_restrict_self", _SYS_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))
+    words = tuple(ctypes.c_long(word) for word in (_SYS_RESTRICT_SELF, ruleset, 0))
+    return Step(warm().syscall, words, "landlock_restrict_self")

@@ -69,7 +69,8 @@ def supported() -> str:
         return f"no system-call table for {platform.machine()}"
     try:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-        Filter(program()).install()
+        found = Filter(program())
+        kernel.take([found.install()])
     except OSError as error:
         return str(error)
     return ""
@@ -110,9 +111,9 @@ class Filter:
         self._header = ctypes.create_string_buffer(header, len(header))
         self._address = ctypes.addressof(self._header)
 
-    def install(self) -> None:
-        """Put this process and its children under the filter, for ever. Needs no_new_privs."""
-        kernel.prctl(_PR_SET_SECCOMP, _MODE_FILTER, self._address)
+    def install(self) -> kernel.Step:
+        """Put this process and its children under the filter, for ever. Needs no_new_privs, and this object alive."""
+        return kernel.prctl_step(_PR_SET_SECCOMP, _MODE_FILTER, self._address)
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_FRAME = 256 << 20
+# Most frames are smaller: one call to the kernel receives them.
+_AHEAD = 1 << 14
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 _from_json = json.JSONDecoder().decode
 
@@ -24,6 +26,9 @@ class BadFrame(Exception):
 class Channel:
     """One end of a stream socket that carries frames. Closing it is the caller's part.
 
+    What one end sends the other either always takes with `take` or always receives with `receive`, which reads ahead
+    and would lose descriptors.
+
     Attributes:
         size: bytes of the frame that was received last.
     """
@@ -31,79 +36,105 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
         self.size = 0
+        self._ahead = b""
+        self._timeout = end.gettimeout()
 
     def fileno(self) -> int:
-        """For poll."""
+        """For poll, where frames are asked for one by one: it does not show one that was read ahead."""
         return self.socket.fileno()
 
     def send(self, message: Any, *, timeout: float | None = None) -> None:
         """Send one frame. Raises `Closed`, `BadFrame` (too large), `TimeoutError`."""
-        body = _to_json(message).encode("ascii")
-        if len(body) > MAX_FRAME:
-            raise BadFrame(f"a frame of {len(body)} bytes")
-        self.socket.settimeout(timeout)
+        self._send(_frame(message), timeout)
+
+    def receive(self, *, timeout: float | None = None, limit: int = MAX_FRAME) -> Any:
+        """Receive one frame. Raises `Closed`, `BadFrame` (no JSON, or larger than `limit` bytes), `TimeoutError`."""
+        return self._rest_of_frame(self._ahead, timeout, limit, _AHEAD)
+
+    def give(self, descriptors: Sequence[int], message: Any, *, timeout: float) -> None:
+        """Send descriptors with a frame. Raises as `send`."""
+        frame = _frame(message)
+        self._wait_at_most(timeout)
         try:
-            self.socket.sendall(len(body).to_bytes(4, "big") + body)
+            sent = socket.send_fds(self.socket, [frame], descriptors)
         except TimeoutError:
             raise TimeoutError("send") from None
         except OSError as error:
             raise Closed(str(error)) from None
-
-    def receive(self, *, timeout: float | None = None, limit: int = MAX_FRAME) -> Any:
-        """Receive one frame. Raises `Closed`, `BadFrame` (no JSON, or larger than `limit` bytes), `TimeoutError`."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        size = int.from_bytes(self._exactly(4, deadline), "big")
-        self.size = size
-        if size > limit:
-            raise BadFrame(f"a frame of {size} bytes")
-        try:
-            return _from_json(str(self._exactly(size, deadline), "utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise BadFrame(str(error)) from None
-
-    def give(self, descriptors: Sequence[int], message: Any, *, timeout: float) -> None:
-        """Send descriptors, then a frame. Raises as `send`."""
-        try:
-            socket.send_fds(self.socket, [b"f"], descriptors)
-        except OSError as error:
-            raise Closed(str(error)) from None
-        self.send(message, timeout=timeout)
+        if sent < len(frame):
+            self._send(frame[sent:], timeout)
 
     def take(self, count: int, *, timeout: float) -> tuple[list[int], Any]:
-        """Wait, as long as the other end lives, for what it gives: `count` descriptors, then a frame in time."""
-        self.socket.settimeout(None)
+        """Wait, as long as the other end lives, for what it gives: `count` descriptors with a frame, whole in time."""
+        self._wait_at_most(None)
         try:
-            _, descriptors, _, _ = socket.recv_fds(self.socket, 1, count)
+            start, descriptors, _, _ = socket.recv_fds(self.socket, _AHEAD, count)
         except OSError as error:
             raise Closed(str(error)) from None
         if len(descriptors) != count:
             raise Closed("end of stream")
-        return descriptors, self.receive(timeout=timeout)
+        return descriptors, self._rest_of_frame(start, timeout, MAX_FRAME, 0)
 
     def close(self) -> None:
         """Close this end."""
         self.socket.close()
 
-    def _exactly(self, size: int, deadline: float | None) -> bytes:
-        buffer = bytearray()
-        while len(buffer) < size:
-            if deadline is not None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError("receive")
-                self.socket.settimeout(left)
-            else:
-                self.socket.settimeout(None)
+    def _send(self, data: bytes, timeout: float | None) -> None:
+        self._wait_at_most(timeout)
+        try:
+            self.socket.sendall(data)
+        except TimeoutError:
+            raise TimeoutError("send") from None
+        except OSError as error:
+            raise Closed(str(error)) from None
+
+    def _rest_of_frame(self, start: bytes, timeout: float | None, limit: int, ahead: int) -> Any:
+        """The frame that begins with `start`; up to `ahead` bytes after it may be read as well."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._wait_at_most(timeout)
+        if len(start) < 4:
+            start = self._at_least(4, start, deadline, ahead)
+        self.size = size = int.from_bytes(start[:4], "big")
+        if size > limit:
+            raise BadFrame(f"a frame of {size} bytes")
+        if len(start) < 4 + size:
+            start = self._at_least(4 + size, start, deadline, ahead)
+        self._ahead = start[4 + size :]
+        try:
+            return _from_json(str(start[4 : 4 + size], "utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise BadFrame(str(error)) from None
+
+    def _at_least(self, size: int, start: bytes, deadline: float | None, ahead: int) -> bytes:
+        have = bytearray(start)
+        while len(have) < size:
             try:
-                piece = self.socket.recv(min(size - len(buffer), 1 << 20))
+                piece = self.socket.recv(min(max(size - len(have), ahead), 1 << 20))
             except TimeoutError:
                 raise TimeoutError("receive") from None
             except OSError as error:
                 raise Closed(str(error)) from None
             if not piece:
                 raise Closed("end of stream")
-            buffer += piece
-        return bytes(buffer)
+            if not have and len(piece) >= size:
+                return piece
+            have += piece
+            # Each piece has the whole time, so that a trickle may take it twice, no longer.
+            if len(have) < size and deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError("receive")
+        return bytes(have)
+
+    def _wait_at_most(self, seconds: float | None) -> None:
+        if seconds != self._timeout:
+            self.socket.settimeout(seconds)
+            self._timeout = seconds
+
+
+def _frame(message: Any) -> bytes:
+    body = _to_json(message).encode("ascii")
+    if len(body) > MAX_FRAME:
+        raise BadFrame(f"a frame of {len(body)} bytes")
+    return len(body).to_bytes(4, "big") + body
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -8,8 +8,6 @@ started; without one the fork server does, being the parent of all orphans.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import functools
 import gc
 import importlib
 import math
@@ -37,7 +35,7 @@ _WARM = (
     *("statistics", "string", "time", "typing"),
 )
 _CHANNEL_FD = 3
-_HIGH_FD = 64
+_BEYOND = 164
 
 
 def serve(end: socket.socket, features: jail.Features) -> None:
@@ -85,16 +83,22 @@ class _Server:
     def __init__(self, requests: Channel, features: jail.Features) -> None:
         self._requests = requests
         self._features = features
-        self._null = os.open("/dev/null", os.O_RDONLY)
+        # Above the four descriptors of an answer, so that nothing opened later sits where one of them belongs.
+        while (null := os.open("/dev/null", os.O_RDONLY)) <= _CHANNEL_FD:
+            pass
+        self._null = null
         self._watches: set[Watch] = set()
         self._owners: dict[int, Watch] = {}  # of the descriptors that are polled
         self._poll = select.poll()
         self._poll.register(requests.fileno(), select.POLLIN)
         # With namespaces an answer's folder and processes end with it, and one pair of walls serves a whole language.
         self._walls: dict[str, jail.Walls] = {}
+        self._steps: dict[tuple[object, ...], list[kernel.Step]] = {}
         self._folders: dict[int, str] = {}  # without namespaces: of each process
         if features.namespaces:
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        else:
+            self._begin = jail.fork()
 
     def run(self) -> None:
         """Serve until the supervisor is gone. Never returns."""
@@ -141,15 +145,21 @@ class _Server:
         if not self._features.namespaces:
             if language not in self._walls:
                 self._walls[language] = jail.Walls(self._features, policy)
-            child = jail.fork()
+            walls = self._walls[language]
+            key = (language, limits["memory_mib"], limits["cpu"])
+            if key not in self._steps:
+                self._steps.clear()
+                self._steps[key] = _jail_steps(walls, None, limits)
+            child = self._begin()
             if child == 0:
-                _become_answer(kept, self._walls[language], None, limits)
+                _become_answer(kept, self._steps[key], walls, jail.BOX, limits)
             return child
         folder = leftovers.new_folder()
         walls = jail.Walls(self._features, policy, work=folder)
+        steps = _jail_steps(walls, folder, limits)
         child = os.fork()
         if child == 0:
-            _become_answer(kept, walls, folder, limits)
+            _become_answer(kept, steps, walls, folder, limits)
         walls.close()
         self._folders[child] = folder
         return child
@@ -178,25 +188,37 @@ def _report(control: Channel, run: dict[str, Any]) -> None:
     control.close()
 
 
-def _become_answer(kept: Sequence[int], walls: jail.Walls, folder: str | None, limits: dict[str, Any]) -> None:
+def _jail_steps(walls: jail.Walls, folder: str | None, limits: dict[str, Any]) -> list[kernel.Step]:
+    """From the fork to the closed jail; `folder` is to be worked in, None for a mount of the answer's own."""
+    return [
+        kernel.prctl_step(kernel.PR_SET_PDEATHSIG, signal.SIGKILL),
+        kernel.Step(os.setsid, ()),
+        *([jail.fresh_folder()] if folder is None else []),
+        kernel.Step(os.chdir, (folder or jail.WORK_DIR,)),
+        *_shut(walls, limits),
+        kernel.Step(os.closerange, (_CHANNEL_FD + 1, _BEYOND)),
+    ]
+
+
+def _shut(walls: jail.Walls, limits: dict[str, Any]) -> list[kernel.Step]:
+    return jail.confine(walls, memory_mib=limits["memory_mib"], cpu_seconds=int(limits["cpu"]) + 2)
+
+
+def _become_answer(
+    kept: Sequence[int], steps: Sequence[kernel.Step], walls: jail.Walls, work: str, limits: dict[str, Any]
+) -> None:
     """In the new process: keep four descriptors, go into the jail, serve the answer. Never returns."""
     try:
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.setsid()
-        # First out of the way: any of them may sit where another belongs.
-        high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD) for descriptor in kept]
-        for target, descriptor in enumerate(high):
-            os.dup2(descriptor, target, inheritable=False)
-        if folder is None:
-            jail.fresh_folder()
-        os.chdir(folder or jail.WORK_DIR)
-        shut = functools.partial(jail.confine, memory_mib=limits["memory_mib"], cpu_seconds=int(limits["cpu"]) + 2)
-        shut(walls)
-        os.closerange(_CHANNEL_FD + 1, _HIGH_FD + 100)
+        for target, descriptor in enumerate(kept):
+            os.dup2(descriptor, target, False)
+        kernel.take(steps)
         end = adopt(_CHANNEL_FD)
     except OSError as error:
         with contextlib.suppress(Closed, OSError):
             Channel(adopt(_CHANNEL_FD)).send(["failed", str(error)])
         os._exit(97)
-    work = jail.BOX if folder is None else folder
-    run_answer(end, LANGUAGES[limits["language"]], lambda policy: shut(jail.Walls(walls.features, policy, work=work)))
+    run_answer(
+        end,
+        LANGUAGES[limits["language"]],
+        lambda policy: kernel.take(_shut(jail.Walls(walls.features, policy, work=work), limits)),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
@@ -38,13 +39,15 @@ def humaneval(row: dict[str, Any]) -> Problem:
 
 
 def test_recorded_answers_get_the_verdict_of_plain_execution(judge: Judge) -> None:
-    by_entry = {row["entry_point"]: row for row in rows("humaneval/HumanEval.jsonl.gz")}
+    problems = rows("humaneval/HumanEval.jsonl.gz")
     jobs = []
     for record in rows("samples/codegen16b/samples.jsonl.gz")[:35]:
-        entry = re.findall(r"^def (\w+)\(", record["prompt"], re.M)[-1]
+        # The prompt lacks the examples, and six names stand for two problems.
+        prompt = record["prompt"]
+        row = max(problems, key=lambda known: len(os.path.commonprefix([prompt, known["prompt"]])))  # noqa: RUF071
         for body in record["samples"][:3]:
             if "import torch" not in body:  # which alone takes longer than the limit of these tests
-                jobs.append(Job(key=by_entry[entry], problem=humaneval(by_entry[entry]), code=record["prompt"] + body))
+                jobs.append(Job(key=row, problem=humaneval(row), code=record["prompt"] + body))
     assert len(jobs) > 100
     program = (
         "import sys, json, io\n"

@@ -142,12 +142,13 @@ def make_programs(count: int, hostile: float, world: World) -> list[Program]:
 
 def _recorded() -> tuple[list[Program], list[Program]]:
     problems = load(SourceSettings(source=str(DATA / "humaneval" / "HumanEval.jsonl.gz")))
-    by_entry = {problem.entry_point: problem for problem in problems}
     raw = gzip.decompress((DATA / "samples" / "codegen16b" / "samples.jsonl.gz").read_bytes())
     recorded = []
     for line in raw.splitlines():
         row = json.loads(line)
-        problem = by_entry[re.findall(r"^def (\w+)\(", row["prompt"], re.M)[-1]]
+        # It lacks the examples, and six names stand for two problems.
+        prompt = row["prompt"]
+        problem = max(problems, key=lambda known: len(os.path.commonprefix([prompt, known.prompt])))  # noqa: RUF071
         recorded += [Program(problem=problem, code=row["prompt"] + body) for body in row["samples"]]
     return recorded, _solved(problems)
 

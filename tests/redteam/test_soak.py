@@ -40,7 +40,7 @@ def test_everything_is_as_before() -> None:
     assert "everything is as it was" in done.stdout and "programs/s" in done.stderr
     rows = {line[:40].strip(): line[40:].split() for line in done.stdout.splitlines()}
     closed, before, after, end = map(int, rows["processes of the judge"])
-    assert closed == end == 0 and before == after >= 2
+    assert closed == end == 0 and before >= after >= 2  # an examiner that had to be ended begins anew when it is wanted
 
 
 def test_a_leak_is_told_by_name() -> None:
