@@ -20,7 +20,7 @@ from ap2o_fast.problems import Problem
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling.transformers import TransformersSampler
 from ap2o_fast.sitting import Sitting, sit
-from ap2o_fast.training import check_head, load_model, model_hash
+from ap2o_fast.training import check_head, load_adapter, load_model, model_hash
 
 INITIAL = "initial"
 
@@ -116,13 +116,13 @@ class Workbench:
     def use_best(self, epoch: int) -> None:
         """Have the best checkpoint's weights in memory."""
         if self.weights != f"best-{epoch}":
-            self.forget_model()
             if self.config.adapter.kind == "none":
+                self.forget_model()
                 best = self.config.model.model_copy(update={"name": str(self.folder.best), "revision": None})
                 self.model, self.tokenizer = load_model(best)
             else:
-                how = self.config.model, self.config.adapter
-                self.model, self.tokenizer = load_model(*how, trained=self.folder.best)
+                self.use_initial()
+                load_adapter(self.model, self.folder.best)
             self.weights = f"best-{epoch}"
 
     def forget_model(self) -> None:

@@ -117,7 +117,8 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> dict[str, Any]:
 
 def _model_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Trained parameters (tied ones once) and, in half precision, the float32 masters."""
-    tensors = {p.name: p.model.detach().cpu().contiguous() for p in trainer.optimizer.parameters}
+    trained = ((name, p) for name, p in trainer.model.named_parameters() if p.requires_grad)
+    tensors = {name: p.detach().cpu().contiguous() for name, p in trained}
     for parameter in trainer.optimizer.parameters:
         if parameter.master is not parameter.model:
             tensors[f"master.{parameter.name}"] = parameter.master.detach().cpu()
@@ -151,11 +152,13 @@ def _optimizer_shapes(trainer: Trainer) -> dict[str, torch.Tensor]:
 def _restore(
     trainer: Trainer, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor], *, step: int
 ) -> None:
+    for name, tensor in trainer.model.named_parameters():
+        if tensor.requires_grad:
+            tensor.copy_(weights[name])
     optimizer = trainer.optimizer
     optimizer.zero_grad()
     optimizer.adamw.state.clear()
     for parameter in optimizer.parameters:
-        parameter.model.copy_(weights[parameter.name])
         if parameter.master is not parameter.model:
             parameter.master.copy_(weights[f"master.{parameter.name}"])
         if moments:

@@ -90,13 +90,13 @@ def score(
     token_budget: int,
     chunk_rows: int | None = None,
     *,
-    adapters: bool = False,
+    reference: bool = False,
 ) -> npt.NDArray[np.float32]:
-    """Log-probability of each answer, summed over its tokens, under `model`; one with adapters counts without them.
+    """Log-probability of each answer, summed over its tokens, under `model`.
 
     Args:
         rows: (K,) row ids of the book; repeats are computed once.
-        adapters: leave adapters on. Without them the model is the reference, however far they are trained.
+        reference: switch adapters off meanwhile: without them the model is the reference, whatever they have learnt.
 
     Returns: (K,) float32, in the order of `rows`.
     Errors: `DataError` for an answer that exceeds the budget with its prompt.
@@ -104,7 +104,7 @@ def score(
     rows = np.asarray(rows, dtype=np.int64)
     found: dict[int, float] = {}
     head = model.get_output_embeddings()
-    with nullcontext() if adapters else adapters_off(model):
+    with adapters_off(model) if reference else nullcontext():
         for host_batch, row_ids in pack_rows(book, rows, token_budget):
             batch = host_batch.to(model.device)
             hidden = packed_hidden(model, batch).index_select(0, batch.rows)
