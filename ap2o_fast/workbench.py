@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import cached_property
 from types import TracebackType
 from typing import Any
@@ -20,7 +20,7 @@ from ap2o_fast.problems import Problem
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling.transformers import TransformersSampler
 from ap2o_fast.sitting import Sitting, sit
-from ap2o_fast.training import check_head, load_adapter, load_model, model_hash
+from ap2o_fast.training import adapters_off, check_head, load_adapter, load_model, model_hash
 
 INITIAL = "initial"
 
@@ -91,7 +91,9 @@ class Workbench:
             stop=config.sampling.stop if config.prompt.style == "paper" else (),
         )
         problems, book = self.problems["train" if stage == "exam" else stage], self.book(stage)
-        with self.folder.timed(stage, counts):
+        # Adapters that have learnt nothing add zeros: the exam goes without them.
+        unused = adapters_off(self.model) if self.weights == INITIAL else nullcontext()
+        with self.folder.timed(stage, counts), unused:
             counts |= sit(
                 sitting,
                 problems,

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLOCK = {"seconds", "peak_mib"}
 # Greedy quizzes without a passed answer: the last epoch's adapter is kept.
 SETTINGS = ["train.lr=1e-2", "adapter.rank=4", "train.epochs=2", "evaluate.n=10", "quiz.n=1", "quiz.temperature=0"]
+SETTINGS += ["evaluate.before=false"]
 KINDS = {"lora": ["adapter.kind=lora"], "qlora": ["adapter.kind=lora", "model.quantization=nf4"]}
 
 
