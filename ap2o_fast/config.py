@@ -52,7 +52,7 @@ class ModelSettings(Settings):
 
 class AdapterSettings(Settings):
     kind: Literal["none", "lora", "dora"] = "none"
-    """Train small matrices beside frozen weights: LoRA, or DoRA, which learns lengths of rows too and is far slower."""
+    """Train small matrices beside frozen weights: LoRA, or DoRA, slower, which learns lengths of rows too."""
     rank: int = Field(16, ge=1)
     """Rank of the trained matrices."""
     alpha: float = Field(32.0, gt=0)

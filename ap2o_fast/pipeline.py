@@ -249,9 +249,8 @@ class Pipeline(Workbench):
             progress("reference log-probs", total, "answers", quiet=self.quiet) as bar,
         ):
             for chunk in missing:
-                values = score(
-                    self.model, book, chunk, token_budget=train.token_budget, chunk_rows=train.chunk_rows or None
-                )
+                rows_at_a_time = train.chunk_rows or None
+                values = score(self.model, book, chunk, train.token_budget, rows_at_a_time, reference=True)
                 book.annotate("ref_logp", chunk, values, key)
                 counts["answers"] += len(chunk)
                 counts["tokens"] += int(book.column("length")[chunk].sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import cached_property
 from types import TracebackType
 from typing import Any
@@ -20,7 +20,15 @@ from ap2o_fast.problems import Problem
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling.transformers import TransformersSampler
 from ap2o_fast.sitting import Sitting, sit
-from ap2o_fast.training import attention_in_use, check_head, load_model, model_hash, uses_liger
+from ap2o_fast.training import (
+    adapters_off,
+    attention_in_use,
+    check_head,
+    load_adapter,
+    load_model,
+    model_hash,
+    uses_liger,
+)
 
 INITIAL = "initial"
 
@@ -91,7 +99,9 @@ class Workbench:
             stop=config.sampling.stop if config.prompt.style == "paper" else (),
         )
         problems, book = self.problems["train" if stage == "exam" else stage], self.book(stage)
-        with self.folder.timed(stage, counts):
+        # Adapters that have learnt nothing add zeros: the exam goes without them.
+        unused = adapters_off(self.model) if self.weights == INITIAL else nullcontext()
+        with self.folder.timed(stage, counts), unused:
             counts |= sit(
                 sitting,
                 problems,
@@ -116,13 +126,13 @@ class Workbench:
     def use_best(self, epoch: int) -> None:
         """Have the best checkpoint's weights in memory."""
         if self.weights != f"best-{epoch}":
-            self.forget_model()
             if self.config.adapter.kind == "none":
+                self.forget_model()
                 best = self.config.model.model_copy(update={"name": str(self.folder.best), "revision": None})
                 self.model, self.tokenizer = load_model(best)
             else:
-                how = self.config.model, self.config.adapter
-                self.model, self.tokenizer = load_model(*how, trained=self.folder.best)
+                self.use_initial()
+                load_adapter(self.model, self.folder.best)
             self.weights = f"best-{epoch}"
 
     def forget_model(self) -> None:

@@ -24,15 +24,7 @@ from transformers import (
 from ap2o_fast.config import AdapterSettings, ModelSettings, check_adapter
 from ap2o_fast.errors import DataError, MachineError, UsageError
 from ap2o_fast.training import quantization
-from ap2o_fast.training.adapters import (
-    adapt,
-    adapter_tensors,
-    base_parameters,
-    is_adapted,
-    load_adapter,
-    merge,
-    save_adapter,
-)
+from ap2o_fast.training.adapters import adapt, adapter_tensors, base_parameters, is_adapted, merge, save_adapter
 from ap2o_fast.training.attention import use_attention
 from ap2o_fast.training.batch import PackedBatch
 from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
@@ -53,22 +45,20 @@ def load_model(
     adapter: AdapterSettings | None = None,
     *,
     seed: int = 0,
-    trained: Path | None = None,
     world: World = ALONE,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer, ready for packed training and for generation. Sets torch's number of threads.
 
     Args:
-        adapter: what adapters it gets, none by default; with them its own weights are frozen.
-        seed: of new adapters.
-        trained: a folder written by `save_model`, whose weights the adapters get.
+        adapter: what adapters it gets, none by default; with them its own weights are frozen. They are new, and
+            `load_adapter` gives them weights that were trained.
+        seed: of the adapters.
         world: the processes that divide it among them. Each reads its part of the files; with adapters each reads all
             into the host's memory first.
 
     Returns: the model in eval mode (no dropout; gradients still flow) on its device, and the tokenizer.
     Errors: `MachineError` where model, device, package or memory is not to be had; `UsageError` for an architecture
-    that packed training cannot compute exactly, and for settings that exclude each other; `DataError` for an adapter
-    that does not fit.
+    that packed training cannot compute exactly, and for settings that exclude each other.
     """
     adapter = adapter or AdapterSettings()
     check_adapter(settings, adapter)
@@ -115,8 +105,6 @@ def load_model(
     adapt(model, adapter, seed=seed)
     if is_adapted(model):
         model.peft_config["default"].revision = settings.revision
-    if trained is not None:
-        load_adapter(model, trained)
     shard_model(model, world)
     if in_parts:
         read_shards(model, settings, world)

@@ -93,15 +93,15 @@ def score(
     token_budget: int,
     chunk_rows: int | None = None,
     *,
-    adapters: bool = False,
+    reference: bool = False,
     world: World = ALONE,
 ) -> npt.NDArray[np.float32]:
-    """Log-probability of each answer, summed over its tokens, under `model`; one with adapters counts without them.
+    """Log-probability of each answer, summed over its tokens, under `model`.
 
     Args:
         rows: (K,) row ids of the book; repeats are computed once.
-        adapters: leave adapters on. Without them the model is the reference, however far they are trained.
-        world: the processes that divide them; each must ask for the same.
+        reference: switch adapters off meanwhile: without them the model is the reference, whatever they have learnt.
+        world: the processes that divide the answers; each must ask for the same.
 
     Returns: (K,) float32, in the order of `rows`, on every process.
     Errors: `DataError` for an answer that exceeds the budget with its prompt.
@@ -110,7 +110,7 @@ def score(
     unique = np.unique(rows)
     found = np.zeros(len(unique), dtype=np.float32)
     packed = pack_rows(book, unique, token_budget, world.size)
-    with nullcontext() if adapters else adapters_off(model):
+    with adapters_off(model) if reference else nullcontext():
         for turn in parts([len(batch.input_ids) for batch, _ in packed], world):
             batch, row_ids = (empty_batch(), rows[:0]) if turn is None else packed[turn]
             logps = _answer_logps(model, batch.to(model.device), chunk_rows)

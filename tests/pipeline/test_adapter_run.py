@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLOCK = {"seconds", "peak_mib"}
 # Greedy quizzes without a passed answer: the last epoch's adapter is kept.
 SETTINGS = ["train.lr=1e-2", "adapter.rank=4", "train.epochs=2", "evaluate.n=10", "quiz.n=1", "quiz.temperature=0"]
+SETTINGS += ["evaluate.before=false"]
 KINDS = {"lora": ["adapter.kind=lora"], "qlora": ["adapter.kind=lora", "model.quantization=nf4"]}
 
 
@@ -120,7 +121,8 @@ def test_killed_and_resumed_equals_uninterrupted(world: World, run: RunFolder) -
     process.send_signal(signal.SIGKILL)
     process.communicate()
     (kept,) = (path for path in (torn / "checkpoints" / "training").iterdir() if path.suffix != ".partial")
-    assert (kept / "model.safetensors").stat().st_size < 40_000, "a checkpoint holds no base"
+    sizes = [path.stat().st_size for path in kept.iterdir()]
+    assert sum(sizes) < 100_000, "adapters and their moments; the model alone has 160,000"
     _, errors = (process := start("resume", str(torn))).communicate(timeout=120)
     assert process.returncode == 0, errors.decode()
     for name in ("quiz.jsonl", "plan.jsonl", "evaluation.json", "checkpoints/best/adapter_model.safetensors"):

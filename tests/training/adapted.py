@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from ap2o_fast.config import AdapterSettings, LossSettings, ModelSettings, TrainSettings
-from ap2o_fast.training import Trainer, load_model, save_model, score
+from ap2o_fast.training import Trainer, load_adapter, load_model, save_model, score
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, make_book, make_plan, tiny_model
 from tests.training.test_model import make_tokenizer
 
@@ -42,7 +42,10 @@ def settings(base: Path, which: str, **adapter: object) -> tuple[ModelSettings, 
 
 def load(base: Path, which: str, *, seed: int = 0, trained: Path | None = None, **adapter: object) -> PreTrainedModel:
     """The model with new or trained adapters."""
-    return load_model(*settings(base, which, **adapter), seed=seed, trained=trained)[0]
+    model, _ = load_model(*settings(base, which, **adapter), seed=seed)
+    if trained is not None:
+        load_adapter(model, trained)
+    return model
 
 
 def make_trainer(model: PreTrainedModel, **train: object) -> Trainer:

@@ -75,11 +75,11 @@ def test_adapters_learn_and_the_base_keeps_every_byte(base: Path, kind: str) -> 
 def test_the_reference_is_the_base_whatever_was_learnt(base: Path, kind: str) -> None:
     """To the bit: with adapters off, and before they have learnt anything."""
     model = load(base, kind)
-    before = score(model, BOOK, ROWS, 64)
-    assert np.array_equal(score(model, BOOK, ROWS, 64, adapters=True), before)
-    train(make_trainer(model), before, 3)
+    before = score(model, BOOK, ROWS, 64, reference=True)
     assert np.array_equal(score(model, BOOK, ROWS, 64), before)
-    assert np.abs(score(model, BOOK, ROWS, 64, adapters=True) - before).max() > 0.01
+    train(make_trainer(model), before, 3)
+    assert np.array_equal(score(model, BOOK, ROWS, 64, reference=True), before)
+    assert np.abs(score(model, BOOK, ROWS, 64) - before).max() > 0.01
     assert any(p.requires_grad for p in model.parameters()), "scoring switches adapters back on"
     plain = settings(base, kind)[0].model_copy(update={"quantization": "none"})
     if plain == settings(base, kind)[0]:
@@ -122,14 +122,15 @@ def test_a_frozen_head_gets_no_gradient(base: Path, kind: str, checkpointing: bo
     assert line[1] > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["lora in half precision", "dora", "qlora"])
 @pytest.mark.parametrize("done", [0, 2])
 def test_resumed_equals_uninterrupted(base: Path, tmp_path: Path, kind: str, done: int) -> None:
     whole = make_trainer(load(base, kind))
     reference = score(whole.model, BOOK, ROWS, 64)
     train(whole, reference, done)
     kept = save_checkpoint(tmp_path, whole, {"epoch": 1})
-    assert (kept / "model.safetensors").stat().st_size < 250_000, "adapters, and not the model of 600,000"
+    size = sum(path.stat().st_size for path in kept.iterdir())
+    assert size < 150_000, "adapters with their masters and moments; the model alone has 330,000 in float32"
     rest = train(whole, reference, 6 - done)
     resumed = make_trainer(load(base, kind, seed=5))
     assert load_checkpoint(tmp_path, resumed) == {"epoch": 1}
@@ -157,7 +158,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["lora", "dora in half precision", "qlora"])
 def test_saved_adapters_load_in_peft_and_here(base: Path, tmp_path: Path, kind: str) -> None:
     model = trained_model(base, kind)
     folder = tmp_path / "best"
