@@ -1,7 +1,7 @@
 """What stands for a GPU's kernels and for adapters when a training step is rehearsed on the meta device.
 
 Each allocates what the real one does, keeps what that keeps for the backward pass, and computes nothing. Shapes: T
-packed tokens, K gathered keys, R completion rows, H query heads, G key/value heads, E head size, D hidden, V vocabulary.
+packed tokens, K gathered keys, R completion rows, H query heads, G key/value heads, E head size, D hidden.
 """
 
 from __future__ import annotations
