@@ -155,6 +155,8 @@ class TrainSettings(Settings):
     """Recompute activations in the backward pass: less memory, more time."""
     activation_offload: bool = False
     """Keep what checkpointing saves, the inputs of the layers, in host memory until the backward pass."""
+    memory_limit_gib: float = Field(0.0, ge=0)
+    """Pick the cheapest of the settings above that keep to so much memory; `ap2o doctor --plan` shows them. 0: none."""
 
 
 class LossSettings(Settings):

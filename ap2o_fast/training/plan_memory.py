@@ -183,8 +183,8 @@ class _Sizes:
 
     def beside(self, *, on_gpu: bool) -> int:
         """What an update takes beside what it updates: random bits, and on a CPU whatever it computes."""
-        lean = 4 * self._slice + 2 * self._visiting if on_gpu else 40 * self._slice + self._visiting
-        return max(lean, 16 * self._rounded)
+        lean = 4 * self._slice + 2 * self._visiting if on_gpu else 32 * self._slice + self._visiting
+        return max(lean, 12 * self._rounded)
 
 
 def _part(size: int) -> int:

@@ -65,7 +65,7 @@ class Form:
 def meta_model(config: PretrainedConfig, dtype: torch.dtype, form: Form) -> PreTrainedModel:
     """A model without weights, its blocks' linear layers frozen beside adapters where there is a rank."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation="sdpa")
     model.set_attn_implementation(stand_ins.NAME)
     if form.liger:
         stand_ins.use_liger(model)
