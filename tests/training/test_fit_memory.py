@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ap2o_fast.cli import main
 from ap2o_fast.config import Config, TrainSettings, load
 from ap2o_fast.errors import MachineError, UsageError
 from ap2o_fast.training.fit_memory import candidates, changes, fit, plan_run
@@ -74,7 +75,7 @@ def test_what_cannot_fit_is_refused_with_the_nearest(planner: Planner) -> None:
     assert "adapter" in str(refused.value)
 
 
-def test_a_run_is_planned_from_its_file(tmp_path: Path) -> None:
+def test_a_run_is_planned_from_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     MODEL.config.save_pretrained(tmp_path)
     (tmp_path / "my.toml").write_text(
         f'[model]\nname = "{tmp_path}"\ndtype = "bfloat16"\ndevice = "cuda"\n[train]\nmemory_limit_gib = 0.9\n'
@@ -82,5 +83,13 @@ def test_a_run_is_planned_from_its_file(tmp_path: Path) -> None:
     plan = plan_run(load(tmp_path / "my.toml", ["train.token_budget=4096"]))
     assert plan.needed < 0.9 * 2**30
     assert set(plan.parts) == {"weights", "float32 masters", "Adam's moments"}
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor", "--plan", str(tmp_path / "my.toml"), "train.token_budget=4096"])
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert f"{plan.needed / 2**30:.2f}" in printed and "train.memory_limit_gib = 0.9 takes" in printed
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor", "train.lr=1"])
+    assert stopped.value.code == 2
     with pytest.raises(MachineError, match="configuration"):
         plan_run(load(None, ["model.name=no/such-model"]))

@@ -144,7 +144,7 @@ def test_what_costs_memory_is_in_the_plan() -> None:
 
     assert needed() < needed(token_budget=8192) < needed(gradient_checkpointing=False)
     assert needed(masters=False, optimizer="adamw_8bit") < needed(optimizer="adamw_8bit") < needed()
-    kernels = Planner("0.5B", torch.bfloat16, form=Form(liger=True))
+    kernels = Planner(CONFIGS["0.5B"], torch.bfloat16, form=Form(liger=True))
     assert kernels.plan(base.model_copy(update={"gradient_checkpointing": False})).peak < 0.9 * needed(
         gradient_checkpointing=False
     )
