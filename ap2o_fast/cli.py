@@ -225,9 +225,21 @@ def config(
     out.print_json(settings.load(file, overrides).model_dump_json())
 
 
-@app.command()
-def doctor() -> None:
-    """Say what works on this machine, what does not, and how to mend it."""
+@app.command(context_settings=PASS_ON)
+def doctor(
+    context: typer.Context,
+    plan: Annotated[Path | None, typer.Option(help="a settings file: the memory that its training will need")] = None,
+) -> None:
+    """Say what works on this machine, what does not, and how to mend it; or what memory a run will need."""
+    if plan is not None:
+        from ap2o_fast.reporting.memory import print_plan
+        from ap2o_fast.training.fit_memory import plan_run
+
+        config = settings.load(plan, context.args)
+        print_plan(config, plan_run(config), out)
+        return
+    if context.args:
+        raise UsageError(f"doctor takes no {context.args[0]!r}", do="give settings after --plan FILE")
     from ap2o_fast.doctor import findings
 
     table = Table("", "what", "found", "what to do")
@@ -296,6 +308,13 @@ def _pipeline(folder: RunFolder, quiet: bool) -> Any:
 def _folder_of(config: Config, *, join: bool) -> RunFolder:
     from ap2o_fast.run_folder import RunFolder
 
+    if config.train.memory_limit_gib:
+        from ap2o_fast.reporting.memory import print_plan
+        from ap2o_fast.training.fit_memory import plan_run
+
+        plan = plan_run(config)
+        print_plan(config, plan, err)
+        config = config.model_copy(update={"train": plan.train})
     return RunFolder.create(config, join=join)
 
 

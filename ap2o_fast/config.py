@@ -182,6 +182,8 @@ class TrainSettings(Settings):
     """Record these optimiser steps, e.g. `3-5`, as a trace under the run folder's `profiles`; empty records none."""
     activation_offload: bool = False
     """Keep what checkpointing saves, the inputs of the layers, in host memory until the backward pass."""
+    memory_limit_gib: float = Field(0.0, ge=0)
+    """Pick the cheapest of the settings above that keep to so much memory; `ap2o doctor --plan` shows them. 0: none."""
     shard: int = Field(0, ge=0)
     """Under torchrun: how many processes divide one copy of the weights (the GPUs of a node, say); 0 takes all."""
     deadline: float = Field(600.0, gt=0)

@@ -1,0 +1,37 @@
+"""What a run will need, in the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from ap2o_fast.config import Config
+from ap2o_fast.training.fit_memory import changes, describe
+from ap2o_fast.training.plan_memory import CONTEXT, FRAGMENTED, Plan
+
+GIB = 2**30
+
+
+def print_plan(config: Config, plan: Plan, console: Console) -> None:
+    """A table of what stays, of the phases' peaks and of the sum, and the settings that a limit has changed."""
+    train, batch = plan.train, plan.batch
+    table = Table("", "GiB", title=f"{config.model.name} in {config.model.dtype} on {config.model.device}")
+    for name, size in plan.parts.items():
+        table.add_row(name, f"{size / GIB:.2f}")
+    table.add_section()
+    for name, size in plan.phases.items():
+        table.add_row(f"{name}, most at a time", f"{size / GIB:.2f}")
+    table.add_section()
+    table.add_row(f"beside tensors ({CONTEXT / GIB:.1f} GiB and {FRAGMENTED:.0%})", f"{plan.overhead / GIB:.2f}")
+    table.add_row("needed", f"{plan.needed / GIB:.2f}", style="bold")
+    if plan.host:
+        table.add_row("in host memory", f"{plan.host / GIB:.2f}")
+    console.print(table)
+    console.print(
+        f"planned for {batch.tokens} packed tokens a forward pass, {batch.rows} of them of answers, and several passes"
+        " a step; sampling and judging are not in it",
+        soft_wrap=True,
+    )
+    if config.train.memory_limit_gib:
+        picked = describe(changes(config.train, train))
+        console.print(f"train.memory_limit_gib = {config.train.memory_limit_gib:g} takes {picked}", soft_wrap=True)

@@ -1,0 +1,105 @@
+"""Settings that keep training under `train.memory_limit_gib`, the cheapest first.
+
+Each later one costs more time than the one before: smaller forward passes, checkpointing, 8-bit moments (none, but they
+round), no masters (none, but gradients stay in bfloat16), activations and then the optimiser's state in host memory.
+Whether adapters are trained is the user's choice alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from ap2o_fast.config import Config, TrainSettings
+from ap2o_fast.errors import MachineError, UsageError
+from ap2o_fast.training.plan_memory import Plan, Planner
+from ap2o_fast.training.rehearsal import Form
+
+LEVERS: tuple[dict[str, Any], ...] = (
+    {"gradient_checkpointing": True},
+    {"optimizer": "adamw_8bit"},
+    {"masters": False},
+    {"activation_offload": True},
+    {"offload_optimizer": True},
+)
+"""Settings in the order in which they are taken, after smaller forward passes."""
+
+
+def plan_run(config: Config) -> Plan:
+    """What training with a run's settings will need; with a limit, settings of `Plan.train` that keep to it.
+
+    Errors: `MachineError` where the model's configuration is not to be had; `UsageError` where nothing fits the limit.
+    """
+    name = config.model.name
+    try:
+        found = AutoConfig.from_pretrained(name, revision=config.model.revision)
+    except (OSError, ValueError) as error:
+        raise MachineError(
+            f"cannot read the configuration of the model {name!r}",
+            why=str(error).splitlines()[0],
+            do="set model.name to a folder with config.json, or to a Hub name that can be reached",
+        ) from error
+    on_gpu = config.model.device.startswith("cuda")
+    planner = Planner(found, getattr(torch, config.model.dtype), form=Form(), on_gpu=on_gpu)
+    if not config.train.memory_limit_gib:
+        return planner.plan(config.train, config.loss)
+    longest = config.prompt.max_tokens + 2 * config.sampling.max_new_tokens
+    return fit(planner, config, smallest=min(longest, config.train.token_budget))
+
+
+def fit(planner: Planner, config: Config, *, smallest: int) -> Plan:
+    """The first plan that keeps to the limit.
+
+    Args:
+        smallest: tokens that a forward pass must be able to hold: a prompt with two answers.
+
+    Errors: `UsageError` where none does.
+    """
+    limit = int(config.train.memory_limit_gib * 2**30)
+    nearest: Plan | None = None
+    for train in candidates(config.train, planner.dtype, smallest):
+        plan = planner.plan(train, config.loss)
+        if plan.needed <= limit:
+            return plan
+        if nearest is None or plan.needed < nearest.needed:
+            nearest = plan
+    assert nearest is not None
+    adapters = "" if planner.form.rank else ", or train an adapter"
+    raise UsageError(
+        f"{config.model.name} cannot be trained in train.memory_limit_gib = {config.train.memory_limit_gib:g}: it takes"
+        f" at least {nearest.needed / 2**30:.1f} GiB",
+        why=f"with {describe(changes(config.train, nearest.train))}, of which weights"
+        f" {nearest.parts['weights'] / 2**30:.1f} GiB",
+        do="take a smaller model, lower prompt.max_tokens or sampling.max_new_tokens" + adapters,
+    )
+
+
+def candidates(asked: TrainSettings, dtype: torch.dtype, smallest: int) -> Iterator[TrainSettings]:
+    """The settings as they are, then with smaller forward passes, then the same with one lever after another."""
+    taken: dict[str, Any] = {}
+    for lever in ({}, *LEVERS):
+        if "masters" in lever and (dtype != torch.bfloat16 or asked.rounding == "nearest"):
+            continue
+        taken |= lever
+        if lever and all(getattr(asked, name) == value for name, value in lever.items()):
+            continue
+        budget = asked.token_budget
+        while True:
+            yield asked.model_copy(update=taken | {"token_budget": budget})
+            if budget <= smallest:
+                break
+            budget = max(budget // 2, smallest)
+
+
+def changes(asked: TrainSettings, found: TrainSettings) -> dict[str, Any]:
+    """Names and new values of the settings that differ."""
+    return {name: value for name, value in found.model_dump().items() if value != getattr(asked, name)}
+
+
+def describe(changed: dict[str, Any]) -> str:
+    """Settings as one writes them on the command line."""
+    shown = (f"train.{name}={str(value).lower()}" for name, value in changed.items())
+    return " ".join(shown) or "the settings as they are"

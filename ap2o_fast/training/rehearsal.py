@@ -1,0 +1,194 @@
+"""A training step without data or arithmetic: the model on the meta device, every allocation of a step counted.
+
+The model is transformers' own, so whatever its layers keep for the backward pass is what they keep; attention, the head
+and adapters have stand-ins.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from ap2o_fast.training import stand_ins
+from ap2o_fast.training.activation_offload import FEWEST
+from ap2o_fast.training.stand_ins import Head
+from ap2o_fast.training.tally import Tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The sizes of a forward pass: packed tokens, completion rows, gathered keys."""
+
+    tokens: int
+    rows: int
+    keys: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bytes:
+    """The most that lives at a time beyond weights and optimiser.
+
+    Attributes:
+        scoring: in a forward pass that records nothing.
+        first: in the first forward and backward pass of a step, its gradients included.
+        later: in a later one, where gradients of the model's dtype are there already and added to.
+    """
+
+    scoring: int
+    first: int
+    later: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What a model is besides its configuration.
+
+    Attributes:
+        rank: of adapters beside the blocks' linear layers, all else frozen; 0 for none.
+        dora: whether they learn lengths as well.
+        quantized: whether those layers have 4 bits a weight.
+        liger: whether Liger's kernels compute norms and gates.
+    """
+
+    rank: int = 0
+    dora: bool = False
+    quantized: bool = False
+    liger: bool = False
+
+
+def meta_model(config: PretrainedConfig, dtype: torch.dtype, form: Form) -> PreTrainedModel:
+    """A model without weights, its blocks' linear layers frozen beside adapters where there is a rank."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation="sdpa")
+    model.set_attn_implementation(stand_ins.NAME)
+    if form.liger:
+        stand_ins.use_liger(model)
+    if form.rank:
+        model.requires_grad_(False)
+        wide = torch.promote_types(dtype, torch.float32) if form.dora else dtype
+        for parent, name, linear in list(block_linears(model)):
+            adapted = stand_ins.Linear(
+                linear, rank=form.rank, dora=form.dora, quantized=form.quantized, adapter_dtype=wide
+            )
+            setattr(parent, name, adapted)
+    return model.eval()
+
+
+def block_linears(model: PreTrainedModel) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
+    """Module, attribute and linear layer, for every linear layer of the blocks."""
+    for parent in model.get_decoder().modules():
+        for name, child in parent.named_children():
+            if isinstance(child, torch.nn.Linear) and not isinstance(parent, stand_ins.Linear):
+                yield parent, name, child
+
+
+def rehearse(
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    form: Form,
+    batch: Batch,
+    head: Head,
+    *,
+    checkpointing: bool,
+    offload: bool,
+) -> Bytes:
+    """Count what scoring and training allocate in one forward pass of `batch`.
+
+    Layers are alike, so two and three of them tell of any number: what lives before the backward pass has reached the
+    last layer grows with the number as what layers keep does, what lives while it is in the first layer as their
+    gradients do, and in between it is in between.
+
+    Args:
+        offload: whether what layers keep waits in host memory.
+    """
+    layers = config.get_text_config().num_hidden_layers
+    short, long = (_count(_cut(config, n), dtype, form, batch, head, checkpointing, offload) for n in (2, 3))
+    far = [
+        [a + (layers - 2) * (b - a) for a, b in zip(two, three, strict=True)]
+        for two, three in zip(short, long, strict=True)
+    ]
+    scoring, first, later = map(max, far)
+    return Bytes(scoring=scoring, first=first, later=later)
+
+
+def _cut(config: PretrainedConfig, layers: int) -> PretrainedConfig:
+    made = copy.deepcopy(config)
+    text = made.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:1] * layers
+    return made
+
+
+def _count(
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    form: Form,
+    batch: Batch,
+    head: Head,
+    checkpointing: bool,
+    offload: bool,
+) -> list[list[int]]:
+    """Peaks of scoring, and of two passes: before the last layer's backward, in it, and in the first layer's."""
+    model = meta_model(config, dtype, form)
+    if checkpointing:
+        # Where random numbers come from has no meaning on the meta device.
+        model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+        model.train()
+    tensors = [*model.parameters(), *model.buffers()]
+    with torch.no_grad(), Tally(tensors) as scoring:
+        _pass(model, batch, head)
+    found = [scoring.peaks]
+    with Tally(tensors) as tally:
+        for layer in model.get_decoder().layers:
+            layer.register_forward_hook(lambda *call: _mark_backward(call[2], tally))
+        for _ in range(2):
+            tally.peaks = [tally.alive]
+            with _offloaded() if offload else nullcontext():
+                loss = _pass(model, batch, head)
+            loss.backward()
+            del loss
+            found.append([tally.peaks[0], tally.peaks[1], tally.peaks[-1]])
+    return found
+
+
+def _mark_backward(output: torch.Tensor | tuple[torch.Tensor, ...], tally: Tally) -> None:
+    """Begin a stretch when the backward pass comes to the layer that made this."""
+    hidden = output if isinstance(output, torch.Tensor) else output[0]
+    if hidden.requires_grad:
+        hidden.register_hook(lambda _: tally.mark())
+
+
+def _pass(model: PreTrainedModel, batch: Batch, head: Head) -> torch.Tensor:
+    tokens = torch.zeros(1, batch.tokens, dtype=torch.int64, device="meta")
+    hidden = model.get_decoder()(
+        input_ids=tokens,
+        position_ids=torch.zeros_like(tokens),
+        attention_mask=torch.empty(1, 1, 1, 1, device="meta"),
+        use_cache=False,
+        keys=batch.keys,
+    ).last_hidden_state[0]
+    hidden = hidden.index_select(0, torch.zeros(batch.rows, dtype=torch.int64, device="meta"))
+    weight = model.get_output_embeddings().weight
+    return stand_ins.loss(hidden, weight, head) if torch.is_grad_enabled() else stand_ins.score(hidden, weight, head)
+
+
+@contextmanager
+def _offloaded() -> Iterator[None]:
+    """As `offload_activations`: what is saved is gone, and made anew when it is asked for."""
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor | tuple[torch.Size, torch.dtype]:
+        small = tensor.numel() < FEWEST or not tensor.is_floating_point() or isinstance(tensor, torch.nn.Parameter)
+        return tensor if small else (tensor.shape, tensor.dtype)
+
+    def unpack(packed: torch.Tensor | tuple[torch.Size, torch.dtype]) -> torch.Tensor:
+        return packed if isinstance(packed, torch.Tensor) else torch.empty(packed[0], dtype=packed[1], device="meta")
+
+    with saved_tensors_hooks(pack, unpack):
+        yield

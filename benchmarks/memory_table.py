@@ -1,0 +1,145 @@
+"""Write docs/memory.md: what the planner says fits where, and beside it what was measured.
+
+PYTHONPATH=.:kernels python benchmarks/memory_table.py > docs/memory.md
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, Qwen2Config
+
+from ap2o_fast.config import LossSettings, TrainSettings
+from ap2o_fast.training.plan_memory import Batch, Planner
+from ap2o_fast.training.rehearsal import Form
+
+GIB = 2**30
+CARDS = (8, 16, 24, 40, 80)
+USABLE = 0.97
+"""GiB to plan with for each GB on the box."""
+SHAPES = {
+    "0.5B": (896, 4864, 24, 14, 2),
+    "1.5B": (1536, 8960, 28, 12, 2),
+    "3B": (2048, 11008, 36, 16, 2),
+    "7B": (3584, 18944, 28, 28, 4),
+    "14B": (5120, 13824, 48, 40, 8),
+    "32B": (5120, 27648, 64, 40, 8),
+}
+"""Qwen2.5: hidden size, intermediate size, layers, heads, key/value heads."""
+BUDGET = 4096
+
+
+PLAIN = Form()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way to train: its settings, and the form of the model."""
+
+    train: dict[str, Any]
+    form: Form = PLAIN
+
+
+WAYS = {
+    "full": Way(train={}),
+    "8-bit": Way(train={"optimizer": "adamw_8bit", "masters": False}),
+    "8-bit, offloaded": Way(
+        train={"optimizer": "adamw_8bit", "masters": False, "offload_optimizer": True, "activation_offload": True}
+    ),
+    "LoRA": Way(train={}, form=Form(rank=16)),
+    "QLoRA": Way(train={}, form=Form(rank=16, quantized=True)),
+}
+MEASURED = (
+    ("0.5B", "chunked", False, 28.4),
+    ("0.5B", "chunked", True, 10.3),
+    ("1.5B", "auto", False, 62.3),
+    ("1.5B", "auto", True, 26.0),
+)
+"""Model, head, checkpointing and GiB of docs/performance-log.md: an H100, 14,300 tokens in one pass, masters."""
+
+
+def config_of(name: str) -> PretrainedConfig:
+    width, middle, layers, heads, groups = SHAPES[name]
+    tied = name in ("0.5B", "1.5B", "3B")
+    return Qwen2Config(
+        vocab_size=151936 if tied else 152064,
+        hidden_size=width,
+        intermediate_size=middle,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        tie_word_embeddings=tied,
+    )
+
+
+def needs() -> dict[str, dict[str, float]]:
+    """GiB by model and way."""
+    found: dict[str, dict[str, float]] = {}
+    for name in SHAPES:
+        planners: dict[Form, Planner] = {}
+        for way, how in WAYS.items():
+            if how.form not in planners:
+                planners[how.form] = Planner(config_of(name), torch.bfloat16, form=how.form)
+            train = TrainSettings.model_validate({"gradient_checkpointing": True, "token_budget": BUDGET} | how.train)
+            found.setdefault(name, {})[way] = planners[how.form].plan(train).needed / GIB
+    return found
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    print()
+
+
+INTRODUCTION = f"""\
+# What fits where
+
+Written by `PYTHONPATH=.:kernels python benchmarks/memory_table.py > docs/memory.md`. Shapes of Qwen2.5, bfloat16,
+gradient checkpointing, forward passes of {BUDGET} packed tokens, several a step; adapters of rank 16. For a run of your
+own: `ap2o doctor --plan my.toml`; `train.memory_limit_gib` picks settings that keep to a limit. Training only: sampling
+on the same card needs room for its key/value cache.
+
+Every figure of the first two tables is **planned**: GiB that the card must have free, context included.
+"""
+LEGEND = """\
+* full: float32 masters, Adam's moments in float32.
+* 8-bit: `train.masters=false train.optimizer=adamw_8bit`.
+* offloaded: `train.offload_optimizer=true train.activation_offload=true` as well.
+* LoRA: `adapter.kind=lora`; QLoRA: `model.quantization=nf4` as well.
+
+The way nearest to a full fine-tune in float32 that fits on a card (**planned**):
+"""
+COMPARISON = """\
+## Planned and measured
+
+`torch.cuda.max_memory_allocated()` on an H100 (docs/performance-log.md): 16 pairs, about 14,300 packed tokens in one
+forward pass, float32 masters. The 0.5B run had the head in chunks.
+"""
+
+
+def main() -> None:
+    needed, ways = needs(), list(WAYS)
+    print(INTRODUCTION)
+    print_table(["", *ways], [[name, *(f"{needed[name][way]:.1f}" for way in ways)] for name in needed])
+    print(LEGEND)
+    rows = []
+    for name, by_way in needed.items():
+        fits = [next((way for way in ways if by_way[way] <= card * USABLE), "–") for card in CARDS]
+        rows.append([name, *fits])
+    print_table(["", *(f"{card} GB" for card in CARDS)], rows)
+    print(COMPARISON)
+    rows = []
+    for name, impl, checkpointing, measured in MEASURED:
+        train = TrainSettings(gradient_checkpointing=checkpointing)
+        loss = LossSettings.model_validate({"impl": impl})
+        batch = Batch(tokens=14300, rows=9500, keys=24000)
+        plan = Planner(config_of(name), torch.bfloat16).plan(train, loss, batch=batch, passes=1)
+        rows.append([name, "yes" if checkpointing else "no", f"{plan.peak / GIB:.1f}", f"{measured}"])
+    print_table(["", "checkpointing", "planned, GiB", "measured, GiB"], rows)
+
+
+if __name__ == "__main__":
+    main()
