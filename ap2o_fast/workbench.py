@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from typing_extensions import Self
 
 from ap2o_fast.book import ErrorBook
+from ap2o_fast.curriculum import PairPlan
 from ap2o_fast.environment import describe
 from ap2o_fast.errors import DataError
 from ap2o_fast.judge import Judge
 from ap2o_fast.problem_sets import load_sets
 from ap2o_fast.problems import Problem
+from ap2o_fast.reporting.terminal import progress
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling.transformers import TransformersSampler
 from ap2o_fast.sitting import Sitting, sit
-from ap2o_fast.training import check_head, load_model, model_hash
+from ap2o_fast.training import Trainer, check_head, load_model, model_hash, score
 
 INITIAL = "initial"
+SCORED_PROBLEMS = 16
 
 
 class Workbench:
@@ -108,10 +114,72 @@ class Workbench:
         """Have the initial weights in memory."""
         if self.weights != INITIAL:
             self.forget_model()
-            self.model, self.tokenizer = load_model(self.config.model)
+            self.model, self.tokenizer = self.load_initial()
             check_head(self.config.loss, self.model)
             self.weights = INITIAL
             self._check_initial(model_hash(self.model))
+
+    def load_initial(self) -> tuple[Any, Any]:
+        """The initial model, prepared for training, and its tokenizer."""
+        return load_model(self.config.model)
+
+    def facts(self) -> dict[str, str]:
+        """What environment.json says of the run beside versions and machine."""
+        return {"sandbox_level": str(self.judge.level)}
+
+    def reference_logps(self, book: ErrorBook, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(N,) log-probabilities under the initial model of at least `rows`, computed once and kept in the book."""
+        key = self.initial_hash()
+        known = book.annotation("ref_logp", key)
+        missing = rows[np.isnan(known[rows])]
+        if len(missing):
+            self.use_initial()
+            for chunk, values in self.scores(book, missing, "reference", "reference log-probs"):
+                book.annotate("ref_logp", chunk, values, key)
+        return book.annotation("ref_logp", key)
+
+    def scores(
+        self, book: ErrorBook, rows: npt.NDArray[np.int64], stage: str, name: str
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """Yield rows with their log-probabilities under the model in memory, `SCORED_PROBLEMS` problems at a time."""
+        train, counts = self.config.train, {"answers": 0, "tokens": 0}
+        problem = book.column("problem")[rows]
+        rows = rows[np.argsort(problem, kind="stable")]
+        _, number = np.unique(np.sort(problem), return_inverse=True)
+        chunks = np.split(rows, np.flatnonzero(np.diff(number // SCORED_PROBLEMS)) + 1)
+        with self.folder.timed(stage, counts), progress(name, len(rows), "answers", quiet=self.quiet) as bar:
+            for chunk in chunks:
+                values = score(
+                    self.model, book, chunk, token_budget=train.token_budget, chunk_rows=train.chunk_rows or None
+                )
+                yield chunk, values
+                counts["answers"] += len(chunk)
+                counts["tokens"] += int(book.column("length")[chunk].sum())
+                bar.advance(len(chunk))
+
+    def train_epoch(
+        self,
+        trainer: Trainer,
+        plan: PairPlan,
+        book: ErrorBook,
+        reference: npt.NDArray[np.float32],
+        *,
+        name: str,
+        first: int,
+    ) -> Iterator[tuple[int, dict[str, float]]]:
+        """Take an epoch's steps from number `first` on; yields how many are done and the last one's metrics."""
+        steps = list(plan.steps(self.config.train.batch_pairs))
+        counts = {"tokens": 0, "pairs": 0}
+        with (
+            self.folder.timed("correct", counts),
+            progress(name, len(plan), "pairs", done=sum(map(len, steps[:first])), quiet=self.quiet) as bar,
+        ):
+            for done, pairs in enumerate(steps[first:], start=first + 1):
+                metrics = trainer.train_step(pairs, book, reference)
+                counts["tokens"] += int(metrics["tokens"])
+                counts["pairs"] += len(pairs)
+                bar.advance(len(pairs), loss=round(metrics["loss"], 4), margin=round(metrics["rewards/margins"], 4))
+                yield done, metrics
 
     def use_best(self, epoch: int) -> None:
         """Have the best checkpoint's weights in memory."""
@@ -137,8 +205,7 @@ class Workbench:
         environment = self.folder.read_json("environment.json")
         if not environment:
             described = describe(self.config.model.device, self.config.model.name)
-            checked = {"sandbox_level": str(self.judge.level), "model_hash": found}
-            self.folder.write_json("environment.json", described | checked)
+            self.folder.write_json("environment.json", described | self.facts() | {"model_hash": found})
         elif environment["model_hash"] != found:
             raise DataError(
                 f"{self.config.model.name} is not the model that this run began with",

@@ -38,6 +38,7 @@ BESIDE = {
     "problem_sets": "sampling",
     "sitting": "reporting",
     "workbench": "reporting",
+    "preferences": "pipeline",
     "doctor": "evaluation",
     "judging": "reporting",
 }
