@@ -39,7 +39,7 @@ def make_tokenizer(*, chat: bool = True) -> PreTrainedTokenizerFast:
 
 def make_model(folder: Path) -> Path:
     """A Hugging Face folder with a tiny random model and the tokenizer."""
-    plain_model("qwen2").save_pretrained(folder)
+    plain_model("qwen3").save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
 
