@@ -18,13 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ap2o_fast import config
 from ap2o_fast.book import ErrorBook
 from ap2o_fast.cli import main
-from ap2o_fast.errors import UsageError
+from ap2o_fast.errors import MachineError, UsageError
 from ap2o_fast.preferences.pairs import read_pairs
 from ap2o_fast.preferences.run import DpoRun
 from ap2o_fast.preferences.settings import DEFAULTS, check, refuse
 from ap2o_fast.reporting.metrics import read_lines
 from ap2o_fast.run_folder import RunFolder
-from ap2o_fast.training import Trainer
+from ap2o_fast.training import Trainer, save_checkpoint
 from tests.preferences.data import make_model, make_rows, write, write_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,6 +141,24 @@ def test_ctrl_c_checkpoints_the_step_and_resumes_to_the_same_end(
     with pytest.raises(SystemExit):
         main(["resume", str(path), "--quiet"])
     expected, got = results(whole), results(path)
+    assert [name for name in expected if expected[name] != got[name]] == []
+
+
+def test_a_crash_between_evaluation_and_checkpoint_repeats_both(
+    settings: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, trainer: Trainer, extra: dict[str, int]) -> None:
+        if extra == {"epoch": 2, "step": 0}:
+            raise MachineError("the disk is full")
+        save_checkpoint(folder, trainer, extra)
+
+    with monkeypatch.context() as patch, pytest.raises(MachineError):
+        patch.setattr("ap2o_fast.preferences.run.save_checkpoint", full)
+        run(settings, tmp_path / "run")
+    assert [line["epoch"] for line in read_lines(tmp_path / "run" / "eval.jsonl")] == [1, 2]
+    with DpoRun(RunFolder.open(tmp_path / "run"), quiet=True) as again:
+        again.run()
+    expected, got = results(whole), results(tmp_path / "run")
     assert [name for name in expected if expected[name] != got[name]] == []
 
 
