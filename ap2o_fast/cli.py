@@ -133,10 +133,13 @@ def evaluate(context: typer.Context, target: Target, quiet: Quiet = False) -> No
 @app.command()
 def report(run: RunPath) -> None:
     """Write report.html anew."""
+    from ap2o_fast.preferences.settings import refuse
     from ap2o_fast.reporting.report import write_report
     from ap2o_fast.run_folder import RunFolder
 
-    out.print(f"report: {write_report(RunFolder.open(run).path)}", soft_wrap=True)
+    folder = RunFolder.open(run)
+    refuse(folder.config)
+    out.print(f"report: {write_report(folder.path)}", soft_wrap=True)
 
 
 @app.command()

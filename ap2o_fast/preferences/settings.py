@@ -40,7 +40,9 @@ def refuse(config: Config) -> None:
     changed = [key for key in _changed(config) if key.startswith("preferences.")]
     if changed:
         raise UsageError(
-            f"{changed[0]} has no meaning here", why="it belongs to `ap2o dpo`", do="run `ap2o dpo`, or drop it"
+            f"{changed[0]} has no meaning here",
+            why="it belongs to `ap2o dpo`, which has no exam, quiz, test or report",
+            do="run `ap2o dpo`, or drop it",
         )
 
 

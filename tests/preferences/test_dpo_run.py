@@ -21,7 +21,7 @@ from ap2o_fast.cli import main
 from ap2o_fast.errors import MachineError, UsageError
 from ap2o_fast.preferences.pairs import read_pairs
 from ap2o_fast.preferences.run import DpoRun
-from ap2o_fast.preferences.settings import DEFAULTS, check, refuse
+from ap2o_fast.preferences.settings import DEFAULTS, check
 from ap2o_fast.reporting.metrics import read_lines
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.training import Trainer, save_checkpoint
@@ -201,14 +201,22 @@ def test_settings_that_would_do_nothing_are_refused(settings: Path, overrides: l
 
 
 def test_the_curriculum_takes_no_preferences(
-    settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    settings: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UsageError, match=r"preferences\.source has no meaning here"):
-        refuse(config.load(settings))
-    with pytest.raises(SystemExit) as stopped:
-        main(["run", str(settings), f"run_dir={tmp_path / 'run'}"])
-    assert stopped.value.code == 2 and "ap2o dpo" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+    """Not as settings, and not as the folder of such a run: a report would tell of an exam that nobody sat."""
+    for arguments in (["run", settings, f"run_dir={tmp_path / 'run'}"], ["report", whole], ["exam", whole]):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and "preferences.source has no meaning here" in error and "ap2o dpo" in error
+    assert not (tmp_path / "run").exists() and not (whole / "report.html").exists()
+
+
+def test_the_book_of_a_run_can_be_looked_into(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["book", str(whole), "--where", "error=OtherError", "--show", "1"])
+    shown = capsys.readouterr().out
+    assert "rejected" in shown and "grey red" in shown and "tests passed" not in shown
 
 
 def test_a_bad_row_is_named_and_nothing_is_trained(
