@@ -76,6 +76,8 @@ class Trainer:
     def train(self) -> dict[str, Any]:
         """Train, or go on where an interrupted run stopped; a finished one is not trained again.
 
+        A model that was given loaded is the reference: to go on, it must be given as it was at first.
+
         Returns: what `DpoRun.run` does.
         Errors: `DataError` for data that are no preference pairs; `MachineError`, `NumericalError` as in `ap2o dpo`.
         """

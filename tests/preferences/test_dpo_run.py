@@ -24,7 +24,7 @@ from ap2o_fast.preferences.run import DpoRun
 from ap2o_fast.preferences.settings import DEFAULTS, check
 from ap2o_fast.reporting.metrics import read_lines
 from ap2o_fast.run_folder import RunFolder
-from ap2o_fast.training import Trainer, save_checkpoint
+from ap2o_fast.training import Trainer, latest_checkpoint, save_checkpoint
 from tests.preferences.data import make_model, make_rows, write, write_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,6 +116,8 @@ def test_killed_and_resumed_equals_uninterrupted(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (torn / "dpo.json").exists()
+    state = latest_checkpoint(torn / "checkpoints" / "training")
+    assert state is not None and int(state.name.split("-")[1]) >= 8, "two steps lie between checkpoints"
     with pytest.raises(SystemExit) as ended:
         main(["resume", str(torn), "--quiet"])
     assert ended.value.code == 0 and "all 3 epochs done" in capsys.readouterr().out
