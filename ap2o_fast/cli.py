@@ -58,12 +58,28 @@ def run(context: typer.Context, file: Target, quiet: Quiet = False) -> None:
     _run(_folder_of(settings.load(file, context.args), join=False), quiet)
 
 
+@app.command(context_settings=PASS_ON)
+def dpo(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="a settings file (.toml) with [preferences]")],
+    quiet: Quiet = False,
+) -> None:
+    """Train plain DPO on prompt/chosen/rejected data. Refuses a folder that holds a run."""
+    from ap2o_fast.preferences.settings import DEFAULTS, check
+    from ap2o_fast.run_folder import RunFolder
+
+    config = settings.load(file, context.args, defaults=DEFAULTS)
+    check(config)
+    _dpo(RunFolder.create(config), quiet)
+
+
 @app.command()
 def resume(run: RunPath, quiet: Quiet = False) -> None:
     """Continue a run exactly where it stopped."""
     from ap2o_fast.run_folder import RunFolder
 
-    _run(RunFolder.open(run), quiet)
+    folder = RunFolder.open(run)
+    (_dpo if folder.config.preferences.source else _run)(folder, quiet)
 
 
 @app.command(context_settings=PASS_ON)
@@ -118,10 +134,13 @@ def evaluate(context: typer.Context, target: Target, quiet: Quiet = False) -> No
 @app.command()
 def report(run: RunPath) -> None:
     """Write report.html anew."""
+    from ap2o_fast.preferences.settings import refuse
     from ap2o_fast.reporting.report import write_report
     from ap2o_fast.run_folder import RunFolder
 
-    out.print(f"report: {write_report(RunFolder.open(run).path)}", soft_wrap=True)
+    folder = RunFolder.open(run)
+    refuse(folder.config)
+    out.print(f"report: {write_report(folder.path)}", soft_wrap=True)
 
 
 @app.command()
@@ -296,18 +315,33 @@ def _run(folder: RunFolder, quiet: bool) -> None:
         _print_results(folder)
 
 
+def _dpo(folder: RunFolder, quiet: bool) -> None:
+    from transformers.utils import logging
+
+    from ap2o_fast.preferences.run import DpoRun
+    from ap2o_fast.reporting.terminal import print_preferences
+
+    logging.disable_progress_bar()
+    with DpoRun(folder, quiet=quiet) as run:
+        print_preferences(run.run(), folder.path, console=out)
+
+
 def _pipeline(folder: RunFolder, quiet: bool) -> Any:
     from transformers.utils import logging
 
     from ap2o_fast.pipeline import Pipeline
+    from ap2o_fast.preferences.settings import refuse
 
+    refuse(folder.config)
     logging.disable_progress_bar()
     return Pipeline(folder, quiet=quiet)
 
 
 def _folder_of(config: Config, *, join: bool) -> RunFolder:
+    from ap2o_fast.preferences.settings import refuse
     from ap2o_fast.run_folder import RunFolder
 
+    refuse(config)
     if config.train.memory_limit_gib:
         from ap2o_fast.reporting.memory import print_plan
         from ap2o_fast.training.fit_memory import plan_run

@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +86,32 @@ class ProblemsSettings(Settings):
     """Exclude, by name and with a warning, problems that no answer can pass."""
 
 
+class HeldOutSettings(Settings):
+    share: float = Field(0.0, ge=0, lt=1)
+    """Share of the prompts, drawn by `seed`, whose pairs are not trained on but evaluated after every epoch."""
+    source: str = ""
+    """Pairs to evaluate instead of a share: a file or a Hub data set; those whose prompt is trained on are left out."""
+    split: str = ""
+    """Split of a Hub data set, e.g. `test`."""
+    limit: int = Field(0, ge=0)
+    """At most this many, the first in order; 0 takes all."""
+
+
+class PreferenceSettings(Settings):
+    source: str = ""
+    """Pairs for `ap2o dpo` in TRL's format: .jsonl, .jsonl.gz, .json, .parquet or a Hub data set."""
+    split: str = ""
+    """Split of a Hub data set; empty takes `train`, or the only one."""
+    limit: int = Field(0, ge=0)
+    """At most this many, the first in order; 0 takes all."""
+    max_tokens: int = Field(0, ge=0)
+    """Longest prompt with an answer; longer pairs are excluded by name. 0 takes the model's own limit."""
+    shuffle: Literal["pairs", "prompts", "off"] = "pairs"
+    """Order of an epoch: `pairs` at random, `prompts` at random with the pairs of one side by side, or the file's."""
+    eval: HeldOutSettings = HeldOutSettings()
+    """Pairs that are evaluated and never trained on."""
+
+
 class PromptSettings(Settings):
     style: Literal["paper", "chat"] = "paper"
     """`paper`: one plain sentence, the signature with docstring, an opened code fence. `chat`: the model's template."""
@@ -145,7 +172,11 @@ class CurriculumSettings(Settings):
 
 class TrainSettings(Settings):
     epochs: int = Field(200, ge=1)
-    """T: the window slides over all failures in this many epochs; a quiz follows each."""
+    """T: the window slides over all failures in this many epochs; a quiz follows each. 3 passes in `ap2o dpo`."""
+    patience: int = Field(0, ge=0)
+    """Stop after this many epochs in a row without a new best evaluation or quiz; 0 never does."""
+    checkpoint_steps: int = Field(0, ge=0)
+    """Optimiser steps between checkpoints, beside those after each epoch; 0 for none. 200 in `ap2o dpo`."""
     lr: float = Field(5e-7, gt=0)
     """Peak learning rate (paper: 5e-7 in bf16 on GPUs)."""
     warmup: float = Field(0.1, ge=0, lt=1)
@@ -159,7 +190,7 @@ class TrainSettings(Settings):
     clip: float = Field(1.0, gt=0)
     """Largest global gradient norm."""
     batch_pairs: int = Field(32, ge=1)
-    """Window pairs of one optimiser step; the replay pairs that belong to them come on top."""
+    """Pairs of one optimiser step; of the curriculum window pairs, and their replay pairs come on top."""
     rounding: Literal["stochastic", "nearest"] = "stochastic"
     """How a bfloat16 model takes its masters' float32 values: by chance, right on average, or to the nearest."""
     masters: bool = True
@@ -191,10 +222,22 @@ class TrainSettings(Settings):
 
 
 class LossSettings(Settings):
+    type: Literal["sigmoid", "hinge", "ipo", "robust", "exo_pair", "apo_zero", "apo_down"] = "sigmoid"
+    """The loss of a pair, under TRL's names; `sigmoid` is DPO."""
     beta: float = Field(0.1, gt=0)
     """DPO's beta (Eq. 2)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of pairs taken for flipped: with `sigmoid` conservative DPO; `robust` and `exo_pair` use it too."""
+    sft_weight: float = Field(0.0, ge=0)
+    """Times the chosen answer's mean negative log-probability a token, added to the loss of every pair."""
+    length_normalized: bool = False
+    """Log-ratios averaged over an answer's tokens, as `ipo` always does; TRL's `sigmoid_norm` with `sigmoid`."""
     impl: Literal["auto", "chunked", "triton", "reference"] = "auto"
     """The fused head: `chunked` holds the logits of `train.chunk_rows` tokens, `triton` (GPU) none, `reference` all."""
+
+    def options(self) -> dict[str, Any]:
+        """What the kernels' `PairLoss` and `linear_dpo` are given, by their names."""
+        return {"loss_type": self.type} | self.model_dump(exclude={"type", "impl"})
 
 
 class QuizSettings(Settings):
@@ -229,6 +272,7 @@ class Config(Settings):
     model: ModelSettings = ModelSettings()
     adapter: AdapterSettings = AdapterSettings()
     problems: ProblemsSettings = ProblemsSettings()
+    preferences: PreferenceSettings = PreferenceSettings()
     prompt: PromptSettings = PromptSettings()
     sampling: SamplingSettings = SamplingSettings()
     judge: JudgeSettings = JudgeSettings()
@@ -239,13 +283,24 @@ class Config(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
 
 
-def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load(
+    path: str | Path | Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
     """Read a TOML (or saved JSON) file, apply ``key.path=value`` overrides, validate.
 
+    Args:
+        path: a file, or what would stand in one.
+        defaults: what a command puts in place of the tree's own defaults, as it would stand in a file.
+
     Returns: the resolved `Config`.
-    Errors: `UsageError` for an unreadable file, an unknown key (with the nearest name) or a value out of range.
+    Errors: `UsageError` for an unreadable file, an unknown key (with the nearest name), a value out of range or values
+    that do not go together.
     """
-    tree: dict[str, Any] = _read(Path(path)) if path is not None else {}
+    named = isinstance(path, (str, Path))
+    tree = _read(Path(path)) if isinstance(path, (str, Path)) else dict(path or {})
     for text in overrides:
         key, equals, _ = text.lstrip("-").partition("=")
         if not equals:
@@ -254,13 +309,14 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
             raise _unknown(key)
     try:
         dotted = OmegaConf.from_dotlist([text.lstrip("-") for text in overrides])
-        merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(tree), dotted))
+        layers = (OmegaConf.create(dict(defaults or {})), OmegaConf.create(tree), dotted)
+        merged = OmegaConf.to_container(OmegaConf.merge(*layers))
     except OmegaConfBaseException as error:
         raise UsageError(f"overrides cannot be merged: {error}") from error
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        raise _usage_error(error, str(path) if path else "overrides") from error
+        raise _usage_error(error, str(path) if named else "overrides") from error
     check_adapter(config.model, config.adapter)
     if max(config.evaluate.k) > config.evaluate.n:
         raise UsageError(
@@ -268,6 +324,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
             why="pass@k needs at least k answers a problem",
             do=f"set evaluate.n to {max(config.evaluate.k)} or drop the k that are larger",
         )
+    _check_loss(config.loss)
     return config
 
 
@@ -375,6 +432,20 @@ def _describe(key: str) -> list[str]:
             kind = str(field.annotation).replace("typing.", "").replace("<class '", "").replace("'>", "")
             lines.append(f"{leaf} = {json.dumps(value_of(defaults, leaf))}  ({kind})\n    {field.description}")
     return lines
+
+
+def _check_loss(loss: LossSettings) -> None:
+    """Refuse what the kernels define no loss for. Only settings that ask for more than plain DPO load torch."""
+    if loss.model_copy(update={"beta": 0.1, "impl": "auto"}) == LossSettings():
+        return
+    from ap2o_kernels.losses import PairLoss
+
+    try:
+        PairLoss(**loss.options())
+    except ValueError as error:
+        text = str(error).replace("loss_type", "type")
+        named = re.sub(r"\b(type|label_smoothing|sft_weight|length_normalized)\b", r"loss.\1", text)
+        raise UsageError(named, do="`ap2o config --explain loss`") from error
 
 
 def _usage_error(error: ValidationError, where: str) -> UsageError:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 
 class Interrupt:
-    """While active, the first SIGINT or SIGTERM only sets `asked`; the second raises `KeyboardInterrupt`."""
+    """While active, the first SIGINT or SIGTERM only sets `asked`; the second raises `KeyboardInterrupt`.
+
+    In another thread than the main one, where Python lets nobody handle signals, it does nothing.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        here = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGINT, signal.SIGTERM) if here else ():
             self._before[number] = signal.signal(number, self._handle)
         return self
 

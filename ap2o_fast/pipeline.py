@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,8 @@ from ap2o_fast.judge import ErrorType
 from ap2o_fast.reporting.metrics import MetricsSink, read_lines, truncate
 from ap2o_fast.reporting.modelcard import write_model_card
 from ap2o_fast.reporting.report import write_report
-from ap2o_fast.reporting.terminal import progress
-from ap2o_fast.training import Trainer, latest_checkpoint, load_checkpoint, save_checkpoint, save_model, score
+from ap2o_fast.training import Trainer, latest_checkpoint, load_checkpoint, save_model
 from ap2o_fast.workbench import Workbench
-
-SCORED_PROBLEMS = 16
 
 
 class Pipeline(Workbench):
@@ -80,7 +76,8 @@ class Pipeline(Workbench):
             reference = self._reference_logps(pools)
             steps = self._train(pools, reference)
             self.forget_model()
-            self.folder.write_json("corrected.json", {"epochs": self.config.train.epochs, "steps": steps})
+            epochs = read_lines(self.folder.path / "quiz.jsonl")[-1]["epoch"]
+            self.folder.write_json("corrected.json", {"epochs": epochs, "steps": steps})
         shutil.rmtree(self.folder.training, ignore_errors=True)
 
     def test_initial(self) -> None:
@@ -132,6 +129,7 @@ class Pipeline(Workbench):
     def _train(self, pools: list[Pool], reference: npt.NDArray[np.float32]) -> int:
         """All epochs that are still to do; returns the optimiser steps taken in all."""
         config, epochs = self.config, self.config.train.epochs
+        patience = config.train.patience
         windows = [window_pairs(pools, config.curriculum, epoch=epoch, epochs=epochs) for epoch in range(epochs)]
         steps = sum(-(-pairs // config.train.batch_pairs) for pairs in windows)
         self.use_initial()
@@ -148,52 +146,22 @@ class Pipeline(Workbench):
         self.weights = "training"
         truncate(self.folder.path / "metrics.jsonl", "step", trainer.step)
         with Interrupt() as interrupt, MetricsSink(self.folder.path / "metrics.jsonl") as sink:
-
-            def checkpoint(epoch: int, step: int) -> None:
-                sink.sync()
-                save_checkpoint(self.folder.training, trainer, {"epoch": epoch, "step": step})
-
             for epoch in range(at["epoch"], epochs):
                 quiz_errors = self._quiz(epoch)
+                if patience and epoch - int(self.best_epoch() or 0) >= patience:
+                    break
                 plan = plan_epoch(
                     pools, config.curriculum, epoch=epoch, epochs=epochs, quiz_errors=quiz_errors, seed=config.seed
                 )
                 self._log_plan(epoch + 1, plan)
-                parts = list(plan.steps(config.train.batch_pairs))
-                done = at["step"] if epoch == at["epoch"] else 0
-                for metrics in self._train_epoch(trainer, parts, done, reference, epoch, lambda: interrupt.asked):
-                    sink.write({"epoch": epoch + 1, **metrics})
-                    done += 1
-                if interrupt.asked:
-                    checkpoint(epoch, done)
-                    raise KeyboardInterrupt
-                checkpoint(epoch + 1, 0)
-            self._quiz(epochs)
+                first = at["step"] if epoch == at["epoch"] else 0
+                name = f"correct epoch {epoch + 1}/{epochs}"
+                book = self.book("exam")
+                self.train_epoch(trainer, plan, book, reference, sink, interrupt, name=name, epoch=epoch, first=first)
+                self.checkpoint(trainer, sink, epoch + 1, 0)
+            else:
+                self._quiz(epochs)
         return trainer.step
-
-    def _train_epoch(
-        self,
-        trainer: Trainer,
-        steps: list[PairPlan],
-        first: int,
-        reference: npt.NDArray[np.float32],
-        epoch: int,
-        stop: Callable[[], bool],
-    ) -> Iterator[dict[str, float]]:
-        """Take an epoch's steps from number `first` on until `stop`; yields each one's metrics."""
-        name = f"correct epoch {epoch + 1}/{self.config.train.epochs}"
-        counts = {"tokens": 0, "pairs": 0}
-        pairs, before = sum(map(len, steps)), sum(map(len, steps[:first]))
-        with (
-            self.folder.timed("correct", counts),
-            progress(name, pairs, "pairs", done=before, quiet=self.quiet) as bar,
-        ):
-            for metrics in trainer.train_steps(steps[first:], self.book("exam"), reference, stop):
-                counts["tokens"] += int(metrics["tokens"])
-                counts["pairs"] += int(metrics["pairs"])
-                margin = round(metrics["rewards/margins"], 4)
-                bar.advance(int(metrics["pairs"]), loss=round(metrics["loss"], 4), margin=margin)
-                yield metrics
 
     def _quiz(self, epoch: int) -> dict[int, int]:
         """Sit the quiz after `epoch` epochs, keep the weights if they are the best, log it; returns error counts."""
@@ -234,28 +202,8 @@ class Pipeline(Workbench):
 
     def _reference_logps(self, pools: list[Pool]) -> npt.NDArray[np.float32]:
         """(N,) log-probabilities of the pools' answers under the initial model, computed once, kept in the book."""
-        book, key, train = self.book("exam"), self.initial_hash(), self.config.train
-        known = book.annotation("ref_logp", key)
-        rows = [np.concatenate([pool.passed, pool.failed]) for pool in pools]
-        chunks = [np.concatenate(rows[at : at + SCORED_PROBLEMS]) for at in range(0, len(rows), SCORED_PROBLEMS)]
-        missing = [chunk for chunk in chunks if np.isnan(known[chunk]).any()]
-        if not missing:
-            return known
-        self.use_initial()
-        counts = {"answers": 0, "tokens": 0}
-        total = sum(map(len, missing))
-        with (
-            self.folder.timed("reference", counts),
-            progress("reference log-probs", total, "answers", quiet=self.quiet) as bar,
-        ):
-            for chunk in missing:
-                rows_at_a_time = train.chunk_rows or None
-                values = score(self.model, book, chunk, train.token_budget, rows_at_a_time, reference=True)
-                book.annotate("ref_logp", chunk, values, key)
-                counts["answers"] += len(chunk)
-                counts["tokens"] += int(book.column("length")[chunk].sum())
-                bar.advance(len(chunk))
-        return book.annotation("ref_logp", key)
+        rows = np.concatenate([part for pool in pools for part in (pool.passed, pool.failed)])
+        return self.reference_logps(self.book("exam"), rows)
 
     def _test(self, round: int) -> None:
         how = self.config.evaluate

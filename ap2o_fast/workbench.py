@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from functools import cached_property
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from typing_extensions import Self
 
 from ap2o_fast.book import ErrorBook
+from ap2o_fast.curriculum import PairPlan
 from ap2o_fast.environment import describe
 from ap2o_fast.errors import DataError
+from ap2o_fast.interrupt import Interrupt
 from ap2o_fast.judge import Judge, open_judge
 from ap2o_fast.problem_sets import load_sets
 from ap2o_fast.problems import Problem
+from ap2o_fast.reporting.metrics import MetricsSink
+from ap2o_fast.reporting.terminal import progress
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling.transformers import TransformersSampler
 from ap2o_fast.sitting import Sitting, sit
 from ap2o_fast.training import (
+    Trainer,
     adapters_off,
     attention_in_use,
     check_head,
     load_adapter,
     load_model,
     model_hash,
+    save_checkpoint,
+    score,
     uses_liger,
 )
 
 INITIAL = "initial"
+SCORED_PROBLEMS = 16
 
 
 class Workbench:
@@ -118,10 +129,97 @@ class Workbench:
         """Have the initial weights in memory."""
         if self.weights != INITIAL:
             self.forget_model()
-            self.model, self.tokenizer = load_model(self.config.model, self.config.adapter, seed=self.config.seed)
+            self.model, self.tokenizer = self.load_initial()
             check_head(self.config.loss, self.model)
             self.weights = INITIAL
             self._check_initial(model_hash(self.model))
+
+    def load_initial(self) -> tuple[Any, Any]:
+        """The initial model, prepared for training, and its tokenizer."""
+        return load_model(self.config.model, self.config.adapter, seed=self.config.seed)
+
+    def facts(self) -> dict[str, str]:
+        """What environment.json says of the run beside versions and machine."""
+        return {"sandbox_level": str(self.judge.level)}
+
+    def reference_logps(self, book: ErrorBook, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(N,) log-probabilities under the initial model of at least `rows`, computed once and kept in the book."""
+        key = self.initial_hash()
+        known = book.annotation("ref_logp", key)
+        missing = rows[np.isnan(known[rows])]
+        if len(missing):
+            self.use_initial()
+            for chunk, values in self.scores(book, missing, "reference", "reference log-probs", reference=True):
+                book.annotate("ref_logp", chunk, values, key)
+        return book.annotation("ref_logp", key)
+
+    def scores(
+        self, book: ErrorBook, rows: npt.NDArray[np.int64], stage: str, name: str, *, reference: bool = False
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """Yield rows with their log-probabilities under the model in memory, `SCORED_PROBLEMS` problems at a time.
+
+        Args:
+            reference: without adapters.
+        """
+        train, counts = self.config.train, {"answers": 0, "tokens": 0}
+        problem = book.column("problem")[rows]
+        rows = rows[np.argsort(problem, kind="stable")]
+        _, number = np.unique(np.sort(problem), return_inverse=True)
+        chunks = np.split(rows, np.flatnonzero(np.diff(number // SCORED_PROBLEMS)) + 1)
+        with self.folder.timed(stage, counts), progress(name, len(rows), "answers", quiet=self.quiet) as bar:
+            for chunk in chunks:
+                yield (
+                    chunk,
+                    score(self.model, book, chunk, train.token_budget, train.chunk_rows or None, reference=reference),
+                )
+                counts["answers"] += len(chunk)
+                counts["tokens"] += int(book.column("length")[chunk].sum())
+                bar.advance(len(chunk))
+
+    def train_epoch(
+        self,
+        trainer: Trainer,
+        plan: PairPlan,
+        book: ErrorBook,
+        reference: npt.NDArray[np.float32],
+        sink: MetricsSink,
+        interrupt: Interrupt,
+        *,
+        name: str,
+        epoch: int,
+        first: int,
+    ) -> None:
+        """Take an epoch's steps from number `first` on, write their metrics, save checkpoints between them.
+
+        Args:
+            epoch: counted from 0.
+
+        Errors: `KeyboardInterrupt`, after a checkpoint, where one is asked for.
+        """
+        steps, every = list(plan.steps(self.config.train.batch_pairs)), self.config.train.checkpoint_steps
+        done, counts = first, {"tokens": 0, "pairs": 0}
+        with (
+            self.folder.timed("correct", counts),
+            progress(name, len(plan), "pairs", done=sum(map(len, steps[:first])), quiet=self.quiet) as bar,
+        ):
+            while done < len(steps):
+                end = min((done // every + 1) * every, len(steps)) if every else len(steps)
+                for metrics in trainer.train_steps(steps[done:end], book, reference, lambda: interrupt.asked):
+                    sink.write({"epoch": epoch + 1, **metrics})
+                    done += 1
+                    counts["tokens"] += int(metrics["tokens"])
+                    counts["pairs"] += int(metrics["pairs"])
+                    margin = round(metrics["rewards/margins"], 4)
+                    bar.advance(int(metrics["pairs"]), loss=round(metrics["loss"], 4), margin=margin)
+                if interrupt.asked or (every and done % every == 0):
+                    self.checkpoint(trainer, sink, epoch, done)
+                if interrupt.asked:
+                    raise KeyboardInterrupt
+
+    def checkpoint(self, trainer: Trainer, sink: MetricsSink, epoch: int, step: int) -> None:
+        """Save where training stands: `step` steps into `epoch`, counted from 0."""
+        sink.sync()
+        save_checkpoint(self.folder.training, trainer, {"epoch": epoch, "step": step})
 
     def use_best(self, epoch: int) -> None:
         """Have the best checkpoint's weights in memory."""
@@ -151,9 +249,8 @@ class Workbench:
         environment = self.folder.read_json("environment.json")
         if not environment:
             described = describe(self.config.model.device, self.config.model.name)
-            checked = {"sandbox_level": str(self.judge.level), "model_hash": found}
-            checked |= {"attention": attention_in_use(self.model), "liger": str(uses_liger(self.model)).lower()}
-            self.folder.write_json("environment.json", described | checked)
+            facts = {"attention": attention_in_use(self.model), "liger": str(uses_liger(self.model)).lower()}
+            self.folder.write_json("environment.json", described | facts | self.facts() | {"model_hash": found})
         elif environment["model_hash"] != found:
             raise DataError(
                 f"{self.config.model.name} is not the model that this run began with",

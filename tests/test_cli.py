@@ -46,9 +46,8 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[in
 def test_commands_are_all_there(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    for (
-        name
-    ) in "demo run resume exam analyse correct quiz evaluate report export book judge data init config doctor".split():
+    names = "demo run dpo resume exam analyse correct quiz evaluate report export book judge data init config doctor"
+    for name in names.split():
         assert f" {name} " in out
 
 

@@ -67,3 +67,31 @@ def test_every_setting_is_explained() -> None:
     assert "None" not in [line.strip() for line in explained.splitlines()], "a setting without documentation"
     with pytest.raises(UsageError, match=r"nearest is 'train\.lr'"):
         config.explain("train.lrx")
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [
+        (["loss.type=hinge", "loss.label_smoothing=0.1"], r"loss\.label_smoothing is defined for loss\.type"),
+        (["loss.type=exo_pair"], r"loss\.type 'exo_pair' needs loss\.label_smoothing > 0"),
+        (["loss.type=ipo", "loss.length_normalized=true"], r"leave loss\.length_normalized at False"),
+        (["loss.label_smoothing=0.5"], r"loss\.label_smoothing = 0\.5 is refused"),
+        (["loss.type=dpo"], r"loss\.type = 'dpo' is refused"),
+    ],
+)
+def test_losses_that_are_not_defined_are_refused_by_name(texts: list[str], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        config.load(None, texts)
+
+
+def test_every_loss_reaches_the_kernel_under_its_names() -> None:
+    from ap2o_kernels.losses import LOSS_TYPES, PairLoss
+
+    for kind in LOSS_TYPES:
+        made = config.load(None, [f"loss.type={kind}", "loss.sft_weight=0.5", "loss.beta=0.3", *_smoothing(kind)])
+        assert PairLoss(**made.loss.options()).loss_type == kind
+        assert PairLoss(**made.loss.options()).sft_weight == 0.5
+
+
+def _smoothing(kind: str) -> list[str]:
+    return ["loss.label_smoothing=0.1"] if kind == "exo_pair" else []

@@ -40,6 +40,7 @@ BESIDE = {
     "sitting": "reporting",
     "workbench": "reporting",
     "exporting": "reporting",
+    "preferences": "pipeline",
     "doctor": "evaluation",
     "judging": "reporting",
 }

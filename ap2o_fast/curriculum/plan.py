@@ -32,7 +32,7 @@ class PairPlan:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __getitem__(self, index: slice) -> PairPlan:
+    def __getitem__(self, index: slice | npt.NDArray[np.int64]) -> PairPlan:
         return PairPlan(
             chosen=self.chosen[index],
             rejected=self.rejected[index],

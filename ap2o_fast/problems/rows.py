@@ -137,7 +137,7 @@ def _object(item: Any, where: str) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise DataError(
             f"{where}: a JSON {_kind(item)} instead of an object",
-            do='every row is an object of keys, {"task_id": …, "prompt": …}',
+            do='every row is an object of keys, {"prompt": …, …}',
         )
     return item
 

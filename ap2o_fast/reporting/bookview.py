@@ -46,7 +46,8 @@ def view(
 
 
 def answer(book: ErrorBook, row: int) -> RenderableType:
-    """One answer: where it is from, what the judge said, and its code with the failing line marked."""
+    """One answer: where it is from, what the judge said, and its code with the failing line marked, or
+    its text where it has no code."""
     error = ErrorType(book.column("error")[row])
     line = int(book.column("line")[row])
     passed, total = int(book.column("tests_passed")[row]), int(book.column("tests_total")[row])
@@ -57,12 +58,13 @@ def answer(book: ErrorBook, row: int) -> RenderableType:
     verdict = Text.assemble((error.name, "green" if error is ErrorType.Passed else "bold red"))
     if line:
         verdict.append(f" in line {line}")
-    verdict.append(f" · {passed} of {total} tests passed")
+    if total:
+        verdict.append(f" · {passed} of {total} tests passed")
     message = clean(book.message(row)).strip()
     parts: list[RenderableType] = [verdict]
     if message:
         parts.append(Text(shorten(message, 500), style="yellow"))
-    return Panel(Group(*parts, code(book.code(row), line)), title=title, title_align="left")
+    return Panel(Group(*parts, code(book.code(row) or book.text(row), line)), title=title, title_align="left")
 
 
 def code(source: str, failing: int) -> RenderableType:

@@ -98,10 +98,14 @@ def quiz_curve(quiz: Sequence[Mapping[str, Any]]) -> Figure | None:
     return Figure(name="quiz", title="Quiz: pass@1 over epochs", summary=summary + ".", plot=plot)
 
 
-def training_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Figure]:
-    """Curves over optimiser steps under TRL's names; those whose numbers are missing are left out."""
+def training_curves(metrics: Sequence[Mapping[str, Any]], *, starts_at_ln_2: bool = True) -> list[Figure]:
+    """Curves over optimiser steps under TRL's names; those whose numbers are missing are left out.
+
+    Args:
+        starts_at_ln_2: whether the loss of an untrained model is ln 2, as DPO's is; it is marked then.
+    """
     curves = (
-        ("loss", ("loss",), "", math.log(2)),
+        ("loss", ("loss",), "", math.log(2) if starts_at_ln_2 else None),
         ("rewards/margins", ("rewards/margins",), "", 0.0),
         ("rewards/accuracies", ("rewards/accuracies",), ".0%", None),
         ("rewards/chosen, rewards/rejected", ("rewards/chosen", "rewards/rejected"), "", None),

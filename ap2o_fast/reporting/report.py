@@ -98,7 +98,7 @@ def render(run: Run) -> str:
         profile=_shown(figures.error_profile(run.before, run.after)),
         quiz=_shown(figures.quiz_curve(run.quiz)),
         best=best_quiz(run.quiz),
-        curves=[_shown(figure) for figure in figures.training_curves(run.metrics)],
+        curves=[_shown(figure) for figure in figures.training_curves(run.metrics, starts_at_ln_2=_plain(run))],
         curriculum=_shown(figures.composition(run.plan)),
         time=_shown(figures.stage_times(run.timing)),
         throughput=_shown(figures.throughput(run.metrics)),
@@ -210,6 +210,11 @@ def caveats(run: Run, sittings: Sequence[Sat]) -> list[str]:
 
 def _known(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return value if value and value.get("value") is not None else None
+
+
+def _plain(run: Run) -> bool:
+    """Whether the loss is ln 2 where policy and reference are one."""
+    return run.setting("loss.type", "sigmoid") in ("sigmoid", "robust") and not run.setting("loss.sft_weight", 0)
 
 
 def _shown(figure: figures.Figure | None) -> dict[str, Any] | None:

@@ -145,6 +145,27 @@ def print_results(
         console.print(Text.assemble((f"{name}: ", "bold"), clean(str(path))), soft_wrap=True)
 
 
+def print_preferences(result: Mapping[str, Any], run: Path, *, console: Console | None = None) -> None:
+    """Print how plain DPO ended.
+
+    Args:
+        result: content of ``dpo.json``.
+        run: the run's folder.
+    """
+    console = console or Console()
+    table = Table("", "last step", "held out" if "eval" in result else "", title=clean(str(result["ended"])))
+    for name in ("loss", "rewards/accuracies", "rewards/margins"):
+        table.add_row(name, *(f"{result[part][name]:.4f}" for part in ("train", "eval") if part in result))
+    console.print(table)
+    evaluated = f", {many(result['eval_pairs'], 'pair')} evaluated" if "eval" in result else ""
+    left_out = f", {result['excluded']:,} left out (excluded.json)" if result["excluded"] else ""
+    console.print(f"{many(result['pairs'], 'pair')} trained on in {many(result['steps'], 'step')}{evaluated}{left_out}")
+    checkpoint = Text.assemble(
+        (f"checkpoint (epoch {result['best_epoch']}): ", "bold"), clean(str(run / "checkpoints/best"))
+    )
+    console.print(checkpoint, soft_wrap=True)
+
+
 class _Lines:
     """One line an interval."""
 

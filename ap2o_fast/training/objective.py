@@ -19,6 +19,7 @@ from ap2o_fast.training.packing import Book, empty_batch, pack_rows
 from ap2o_fast.training.sharding import forward_pass
 from ap2o_kernels import DpoOutput, available_impls, linear_dpo, linear_logp
 from ap2o_kernels.answers import sum_rows
+from ap2o_kernels.losses import PairLoss, pair_losses
 
 
 def check_head(settings: LossSettings, model: PreTrainedModel) -> None:
@@ -47,7 +48,7 @@ def dpo_step_loss(
         chunk_rows: completion tokens whose logits exist at one time.
 
     Returns: the loss and (A,) log-probabilities, and this batch's share of the step's mean of each metric of
-    `pair_metrics`: shares of all batches of the step add up to the exact mean over its pairs.
+    `pair_sums`: shares of all batches of the step add up to the exact mean over its pairs.
     """
     head = model.get_output_embeddings()
     hidden = packed_hidden(model, batch).index_select(0, batch.rows)
@@ -58,23 +59,33 @@ def dpo_step_loss(
         batch.cu_rows,
         batch.pairs,
         batch.ref_logps,
-        beta=settings.beta,
         pair_weights=batch.weights,
         normalizer=normalizer,
         bias=head.bias,
         impl=settings.impl,
         chunk_rows=chunk_rows,
+        **settings.options(),
     )
-    return output, pair_metrics(output, batch, beta=settings.beta, normalizer=normalizer)
+    sums = pair_sums(output.logps, batch.ref_logps, batch.pairs, beta=settings.beta)
+    shares = {name: total / normalizer for name, total in sums.items()}
+    return output, {"loss": output.loss.detach()} | shares
 
 
-def pair_metrics(output: DpoOutput, batch: PackedBatch, *, beta: float, normalizer: float) -> dict[str, torch.Tensor]:
-    """Sums over the batch's pairs, divided by `normalizer`, under TRL's names; each a 0-d tensor without gradient."""
-    logps = output.logps
-    rewards = beta * (logps - batch.ref_logps)
-    chosen, rejected = batch.pairs.to(logps.device, non_blocking=True).unbind(1)
+def pair_sums(
+    logps: torch.Tensor, ref_logps: torch.Tensor, pairs: torch.Tensor, *, beta: float
+) -> dict[str, torch.Tensor]:
+    """Rewards and log-probabilities summed over pairs, under TRL's names; each a 0-d tensor.
+
+    As in TRL a reward is beta times the log-ratio of the whole answer, also where the loss averages it over tokens.
+
+    Args:
+        logps, ref_logps: (A,) log-probability of each answer under the policy and the reference.
+        pairs: (P, 2) int64 (chosen, rejected).
+    """
+    rewards = beta * (logps - ref_logps)
+    chosen, rejected = pairs.to(logps.device, non_blocking=True).unbind(1)
     margins = rewards[chosen] - rewards[rejected]
-    sums = {
+    return {
         "rewards/chosen": rewards[chosen].sum(),
         "rewards/rejected": rewards[rejected].sum(),
         "rewards/accuracies": (margins > 0).to(margins.dtype).sum(),
@@ -82,7 +93,26 @@ def pair_metrics(output: DpoOutput, batch: PackedBatch, *, beta: float, normaliz
         "logps/chosen": logps[chosen].sum(),
         "logps/rejected": logps[rejected].sum(),
     }
-    return {"loss": output.loss.detach()} | {name: total / normalizer for name, total in sums.items()}
+
+
+def pair_means(
+    logps: torch.Tensor,
+    ref_logps: torch.Tensor,
+    lengths: torch.Tensor,
+    pairs: torch.Tensor,
+    *,
+    settings: LossSettings,
+) -> dict[str, float]:
+    """Loss and metrics of pairs whose log-probabilities are known: means, under TRL's names.
+
+    Args:
+        logps, ref_logps, lengths: (A,) of each answer: log-probability under policy and reference, tokens.
+        pairs: (P, 2) int64 (chosen, rejected).
+    """
+    logps, ref_logps = logps.double(), ref_logps.double()
+    losses = pair_losses(PairLoss(**settings.options()), logps, ref_logps, lengths, pairs)
+    sums = {"loss": losses.sum()} | pair_sums(logps, ref_logps, pairs, beta=settings.beta)
+    return {name: float(total) / len(pairs) for name, total in sums.items()}
 
 
 @torch.no_grad()

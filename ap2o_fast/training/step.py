@@ -36,6 +36,7 @@ from ap2o_fast.training.objective import dpo_step_loss
 from ap2o_fast.training.optimizer import Optimizer
 from ap2o_fast.training.packing import Book, pack_ahead, pack_step
 from ap2o_fast.training.profile import StepProfiler
+from ap2o_kernels.losses import PairLoss
 
 # Before the first update policy and reference are one model, so every reward is 0 up to rounding.
 _REWARD_TOLERANCE = {torch.float64: 1e-3, torch.float32: 5e-3, torch.bfloat16: 0.25}
@@ -174,13 +175,16 @@ class Trainer:
         return metrics
 
     def _check_reference(self, logps: torch.Tensor, batch: PackedBatch) -> None:
-        largest = torch.cat([(logps - batch.ref_logps).abs(), logps.new_zeros(1)]).amax()
+        ratios = (logps - batch.ref_logps).abs()
+        if PairLoss(**self.loss.options()).per_token:  # what the loss sees, and its beta is made for
+            ratios = ratios / batch.cu_rows.diff().clamp(min=1).to(ratios.device)
+        largest = torch.cat([ratios, ratios.new_zeros(1)]).amax()
         drift = float(max_over_ranks(largest.nan_to_num(nan=math.inf), self.world)) * self.loss.beta
         tolerance = _REWARD_TOLERANCE[self.model.dtype]
         if not drift <= tolerance:
             raise NumericalError(
                 f"step 1: rewards of the untrained model reach {drift:.3g}, not 0 (tolerance {tolerance}), so its loss"
-                " is not ln 2",
+                " is not that of equal models (ln 2 in DPO)",
                 why="the reference log-probabilities come from another model, other weights or another precision",
                 do="score the book again with the model that training starts from",
             )

@@ -80,6 +80,18 @@ def test_results_are_written_for_people_and_for_evalplus(finished: RunFolder) ->
     assert "weights made up for a test" in environment["note_model"] and environment["note_model"] in report
 
 
+def test_patience_ends_training_when_no_quiz_is_better(world: World, tmp_path: Path) -> None:
+    """Weights that do not move answer the quizzes by chance alone."""
+    overrides = [f"run_dir={tmp_path / 'run'}", "train.epochs=20", "train.patience=2", "train.lr=1e-12"]
+    with Pipeline(RunFolder.create(config.load(world.settings, overrides)), quiet=True) as pipeline:
+        pipeline.exam()
+        pipeline.correct()
+        quiz, best = read_lines(pipeline.folder.path / "quiz.jsonl"), pipeline.best_epoch()
+        assert quiz[-1]["epoch"] == best + 2 < 20
+        assert pipeline.folder.read_json("corrected.json")["epochs"] == best + 2
+        assert read_lines(pipeline.folder.path / "metrics.jsonl")[-1]["epoch"] == best + 2
+
+
 def test_saved_settings_run_again_to_the_same_numbers(finished: RunFolder, tmp_path: Path) -> None:
     again = RunFolder.create(config.load(finished.path / "config.json", [f"run_dir={tmp_path / 'again'}"]))
     with Pipeline(again, quiet=True) as pipeline:

@@ -145,6 +145,16 @@ def test_figures_hold_the_numbers(whole_run: Path) -> None:
     )
 
 
+def test_ln_2_is_marked_where_a_loss_starts_there(make_run: Callable[..., Path]) -> None:
+    """Other losses of equal models are other numbers: 1/(4 beta²) for IPO."""
+    for kind, marked in (("sigmoid", True), ("robust", True), ("ipo", False), ("apo_zero", False)):
+        run = make_run(kind)
+        settings = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(settings | {"loss": {"type": kind}}))
+        page = write_report(run).read_text(encoding="utf-8")
+        assert ("0.6931471805599453" in page) == marked, kind
+
+
 def test_failing_line_is_marked(html: str) -> None:
     row = re.search(r'<tr class="changed failing">.*?</tr>', html, re.S)
     assert row

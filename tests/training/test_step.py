@@ -147,6 +147,21 @@ def test_stale_references_are_refused_at_the_first_step() -> None:
     trainer.train_step(PLAN, BOOK, stale)
 
 
+@pytest.mark.parametrize("normalized", [False, True])
+def test_references_are_checked_as_the_loss_sees_them(normalized: bool) -> None:
+    """Averaged over nine tokens a deviation is a ninth, and betas are chosen larger for it."""
+    loss = LossSettings(beta=10, length_normalized=normalized)
+    train = TrainSettings(lr=1e-3, token_budget=64)
+    trainer = Trainer(tiny_model("qwen2"), train=train, loss=loss, total_steps=8)
+    stale = references(trainer)
+    stale[1] += 0.003
+    if normalized:
+        assert trainer.train_step(PLAN, BOOK, stale)["loss"] == pytest.approx(math.log(2), abs=1e-3)
+    else:
+        with pytest.raises(NumericalError, match=r"reach 0\.03, not 0"):
+            trainer.train_step(PLAN, BOOK, stale)
+
+
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_changes_nothing(broken: float) -> None:
     trainer = make_trainer()
