@@ -8,13 +8,15 @@ Whether adapters are trained is the user's choice alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from ap2o_fast.config import Config, TrainSettings
 from ap2o_fast.errors import MachineError, UsageError
+from ap2o_fast.training.liger import LAYERS
 from ap2o_fast.training.plan_memory import Plan, Planner
 from ap2o_fast.training.rehearsal import Form
 
@@ -43,11 +45,22 @@ def plan_run(config: Config) -> Plan:
             do="set model.name to a folder with config.json, or to a Hub name that can be reached",
         ) from error
     on_gpu = config.model.device.startswith("cuda")
-    planner = Planner(found, getattr(torch, config.model.dtype), form=Form(), on_gpu=on_gpu)
+    planner = Planner(found, getattr(torch, config.model.dtype), form=_form(config, found, on_gpu), on_gpu=on_gpu)
     if not config.train.memory_limit_gib:
         return planner.plan(config.train, config.loss)
     longest = config.prompt.max_tokens + 2 * config.sampling.max_new_tokens
     return fit(planner, config, smallest=min(longest, config.train.token_budget))
+
+
+def _form(config: Config, found: PretrainedConfig, on_gpu: bool) -> Form:
+    """What the run's model will be besides its configuration."""
+    adapter, kind = config.adapter, getattr(found, "model_type", "")
+    return Form(
+        rank=0 if adapter.kind == "none" else adapter.rank,
+        dora=adapter.kind == "dora",
+        quantized=config.model.quantization != "none",
+        liger=on_gpu and bool(config.model.liger) and kind in LAYERS and find_spec("liger_kernel") is not None,
+    )
 
 
 def fit(planner: Planner, config: Config, *, smallest: int) -> Plan:

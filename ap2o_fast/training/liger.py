@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ap2o_fast.errors import MachineError, UsageError
 
 # Architectures whose normalisation and MLP are Llama's, line by line: (normalisation, MLP).
-_LAYERS = {
+LAYERS = {
     "llama": ("LlamaRMSNorm", "LlamaMLP"),
     "mistral": ("MistralRMSNorm", "MistralMLP"),
     "qwen2": ("Qwen2RMSNorm", "Qwen2MLP"),
@@ -63,7 +63,7 @@ def uses_liger(model: PreTrainedModel) -> bool:
 def replace_layers(model: PreTrainedModel) -> int:
     """Put Liger's modules where a supported model's normalisations and MLPs stand; returns how many."""
     theirs: Any = importlib.import_module("liger_kernel.transformers")
-    normalisation, mlp = _LAYERS[model.config.model_type]
+    normalisation, mlp = LAYERS[model.config.model_type]
     found = [(name, module) for name, module in model.named_modules() if type(module).__name__ in (normalisation, mlp)]
     for name, module in found:
         with torch.device("meta"):
@@ -83,8 +83,8 @@ def replace_layers(model: PreTrainedModel) -> int:
 def _unfit(model: PreTrainedModel, device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"its kernels run on a GPU, and the model is on {device}"
-    if model.config.model_type not in _LAYERS:
-        return f"{model.config.model_type} is not one of {', '.join(_LAYERS)}"
+    if model.config.model_type not in LAYERS:
+        return f"{model.config.model_type} is not one of {', '.join(LAYERS)}"
     if model.config.hidden_act not in ("silu", "swish"):
         return f"its MLP computes SiLU, and the model's {model.config.hidden_act}"
     return None
