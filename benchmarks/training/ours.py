@@ -21,6 +21,9 @@ def train(case: Case, device: str, settings: dict[str, Any], tick: Callable[[], 
     model = make_model(case.shape, "meta" if case.adapter == "qlora" else device, dtype)
     if case.adapter == "qlora":
         model = quantise(model, device, fill=_random)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.data.zero_()
     use_liger(model, False if train.compile else "auto")
     if case.adapter != "none":
         adapt(model, AdapterSettings(kind="lora"))

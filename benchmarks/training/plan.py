@@ -33,26 +33,19 @@ class Contest:
 
 def contests() -> list[Contest]:
     """The comparison with TRL first, then what fits, then what each lever is worth, then more of each."""
+    both = {"ours": MASTERS, "ours, compiled": COMPILED}
     return [
-        _against(
-            Case(shape="0.5B", lengths="mbpp"),
-            {"ours": MASTERS, "ours, compiled": COMPILED, "ours, lean": LEAN},
-            (32, 8),
-        ),
+        _against(Case(shape="0.5B", lengths="mbpp"), both | {"ours, lean": LEAN}, (32, 8)),
         _fits(Case(shape="7B", lengths="mbpp", steps=8), {"ours, lean, checkpointing": LEAN | FEW}),
         _fits(Case(shape="7B", lengths="middle", adapter="qlora", steps=8), {"ours": FEW | {"token_budget": 4096}}),
-        _fits(Case(shape="32B", lengths="mbpp", adapter="qlora", steps=7), {"ours": FEW}),
         _fits(Case(shape="0.5B", lengths="mbpp", steps=8), {"ours, least": LEAN | FEW | {"token_budget": 4096}}),
         _levers(Case(shape="0.5B", lengths="mbpp")),
-        _against(Case(shape="7B", lengths="middle", adapter="lora", steps=8), {"ours": {}, CHECKPOINTING: FEW}, (8,)),
-        _against(
-            Case(shape="1.5B", lengths="mbpp"),
-            {"ours": MASTERS, "ours, compiled": COMPILED, CHECKPOINTING: FEW},
-            (32, 8),
-        ),
-        _levers(Case(shape="0.5B", lengths="long", steps=8)),
-        _against(Case(shape="0.5B", lengths="long", steps=8), {"ours": MASTERS, CHECKPOINTING: FEW}, (8,)),
+        _fits(Case(shape="32B", lengths="mbpp", adapter="qlora", steps=7), {"ours": FEW}),
+        _against(Case(shape="1.5B", lengths="mbpp"), both, (16,)),
         _fits(Case(shape="7B", lengths="middle", steps=7), {"ours, lean, checkpointing": LEAN | FEW}),
+        _levers(Case(shape="0.5B", lengths="long", steps=8)),
+        _against(Case(shape="7B", lengths="middle", adapter="lora", steps=7), {"ours": {}, CHECKPOINTING: FEW}, (4,)),
+        _against(Case(shape="0.5B", lengths="long", steps=8), both, (8,)),
         _against(Case(shape="1.5B", lengths="middle", steps=8), {"ours": MASTERS, CHECKPOINTING: FEW}, (8,)),
     ]
 
