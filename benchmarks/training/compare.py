@@ -43,8 +43,8 @@ def peers(case: Case, device: str, micros: Sequence[int] = ()) -> dict[str, trl.
     """TRL as fast as it can be made to go, as the paper's authors run it, and as it comes.
 
     Args:
-        micros: pairs of a forward pass for the first, one system each: the largest that fits, and a smaller one, because
-            where lengths differ much more of a large pass is padding.
+        micros: pairs of a forward pass for the first, one system each: the largest that fits, and a smaller one, as
+            more of a large pass is padding where lengths differ much.
     """
     on_gpu, whole = device == "cuda", case.problems * PAIRS
     found = {}

@@ -65,7 +65,7 @@ def run_plan(report: Path, *, seconds: float, dry_run: bool) -> int:
         for name, train in contest.systems.items():
             if name in done or time.monotonic() - began > seconds:
                 continue
-            (runner,) = race({name: train}, device="cuda", in_turn=False)
+            (runner,) = race({name: train}, device="cuda", in_turn=False, limit=100)
             done[name] = asdict(runner)
             report.write_text(json.dumps(found, indent=1))
             print(f"{time.monotonic() - began:5.0f} s  {contest.name}: {name}", file=sys.stderr, flush=True)
@@ -83,7 +83,8 @@ def _evaluate(wanted: list[Contest], found: dict[str, Any]) -> None:
     found |= {"rows": [], "ladder": [], "left_out": []}
     for contest in wanted:
         runners = [Runner(**values) for values in found["runners"].get(contest.name, {}).values()]
-        found["left_out"] += [f"{contest.name}: {name}" for name in list(contest.systems)[len(runners) :]]
+        ran = {runner.name for runner in runners}
+        found["left_out"] += [f"{contest.name}: {name}" for name in contest.systems if name not in ran]
         if any(not runner.failed for runner in runners):
             found["ladder" if contest.levers else "rows"] += compare.rows(contest.case, "cuda", runners)
 
