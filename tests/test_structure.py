@@ -29,7 +29,7 @@ STAGES = (
     "cli",
 )
 # Modules at the top that belong to no stage, and the last stage that they may know.
-FREE = ("errors", "config")
+FREE = ("errors", "settings", "config")
 BESIDE = {
     "__main__": "cli",
     "demo_model": None,

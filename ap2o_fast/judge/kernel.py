@@ -67,11 +67,12 @@ class Step(NamedTuple):
     call: Callable[..., Any]
     arguments: tuple[Any, ...]
     what: str = ""
+    alive: object = None  # what an argument points to
 
 
 def take(steps: Sequence[Step]) -> None:
     """Make the calls, in order. Raises `OSError` at the first that the kernel refuses."""
-    for call, arguments, what in steps:
+    for call, arguments, what, _ in steps:
         if call(*arguments) == -1:
             _check(-1, what)
 

@@ -112,8 +112,8 @@ class Filter:
         self._address = ctypes.addressof(self._header)
 
     def install(self) -> kernel.Step:
-        """Put this process and its children under the filter, for ever. Needs no_new_privs, and this object alive."""
-        return kernel.prctl_step(_PR_SET_SECCOMP, _MODE_FILTER, self._address)
+        """Put this process and its children under the filter, for ever. Needs no_new_privs."""
+        return kernel.prctl_step(_PR_SET_SECCOMP, _MODE_FILTER, self._address)._replace(alive=self)
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:

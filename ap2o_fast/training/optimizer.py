@@ -25,6 +25,9 @@ from ap2o_fast.training.parameter import check_settings, prepare_parameter
 from ap2o_fast.training.rounding import round_by_chance
 from ap2o_fast.training.sharding import local, shard_rank, whole
 
+_TOGETHER = 32
+"""Gradients that are added to their sums at a time: as long their halves stay."""
+
 
 class Optimizer:
     """AdamW, gradient clipping and schedule over the trainable parameters of a model.
@@ -73,22 +76,23 @@ class Optimizer:
 
     def collect(self) -> None:
         """Add the model's gradients to the masters', in float32; call after each backward pass."""
-        new: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
-        more: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
-        for parameter in self.parameters:
-            gradient = parameter.model.grad
-            if parameter.master is parameter.model or gradient is None:
-                continue
-            sums, gradients = new if parameter.sum is None else more
-            if parameter.sum is None:
-                parameter.sum = torch.empty_like(gradient, dtype=torch.float32)
-            sums.append(local(parameter.sum))
-            gradients.append(local(gradient))
-            parameter.model.grad = None
+        waiting = [p for p in self.parameters if p.master is not p.model and p.model.grad is not None]
         # A launch for many: some for each took the host longer than a small model's forward pass.
-        for into, pair in ((torch._foreach_copy_, new), (torch._foreach_add_, more)):
-            if pair[0]:
-                into(*pair)
+        for start in range(0, len(waiting), _TOGETHER):
+            new: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
+            more: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
+            for parameter in waiting[start : start + _TOGETHER]:
+                gradient = parameter.model.grad
+                assert gradient is not None
+                sums, gradients = new if parameter.sum is None else more
+                if parameter.sum is None:
+                    parameter.sum = torch.empty_like(gradient, dtype=torch.float32)
+                sums.append(local(parameter.sum))
+                gradients.append(local(gradient))
+                parameter.model.grad = None
+            for into, pair in ((torch._foreach_copy_, new), (torch._foreach_add_, more)):
+                if pair[0]:
+                    into(*pair)
 
     def clip_gradients(self) -> torch.Tensor:
         """Have the next step scale the gradients to a global norm of at most `clip`.

@@ -16,6 +16,7 @@ from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.training.lean_adamw import SLICE_ROWS, can_be_lean
 from ap2o_fast.training.moments import BLOCK
 from ap2o_fast.training.rehearsal import Batch, Bytes, Form, meta_model, rehearse
+from ap2o_fast.training.rounding import SLICE
 from ap2o_fast.training.stand_ins import Head, Linear
 
 BATCH_SHARES = {"rows": 0.75, "keys": 1.75}
@@ -179,12 +180,12 @@ class _Sizes:
             if lean:
                 self._slice = max(self._slice, _part(size))
             elif has_master:
-                self._rounded = max(self._rounded, _part(size))
+                self._rounded += size
 
     def beside(self, *, on_gpu: bool) -> int:
         """What an update takes beside what it updates: random bits, and on a CPU whatever it computes."""
         lean = 4 * self._slice + 2 * self._visiting if on_gpu else 32 * self._slice + self._visiting
-        return max(lean, 12 * self._rounded)
+        return max(lean, 8 * min(self._rounded, SLICE))
 
 
 def _part(size: int) -> int:

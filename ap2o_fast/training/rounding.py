@@ -9,6 +9,8 @@ import torch
 SLICE = 1 << 24
 """Weights that are rounded at a time: what it needs beside them stays small, and small ones share their launches."""
 
+_UPPER = -65536
+
 
 @torch.no_grad()
 def round_by_chance(
@@ -28,8 +30,11 @@ def round_by_chance(
     for sources, targets in _slices(values, out):
         wide = torch.cat(sources)
         if chance is not None:
-            wide = round_with(wide, random_bits(wide, chance))
+            bits = random_bits(wide, chance)
+            wide = bits.add_(wide.view(torch.int32)).bitwise_and_(_UPPER).view(torch.float32)
+            del bits
         half = wide.to(targets[0].dtype)
+        del wide
         if good is not None:
             half = torch.where(good, half, torch.cat(targets))
         torch._foreach_copy_(targets, list(half.split([len(target) for target in targets])))
@@ -43,7 +48,7 @@ def random_bits(like: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
 def round_with(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     """Finite float32 values, each rounded to one of its two neighbours in bfloat16 by `random_bits`."""
     # The upper half of a float32's bits is a bfloat16; what carries from the lower half is a step of its last bit.
-    return ((values.view(torch.int32) + bits) & -65536).view(torch.float32)
+    return ((values.view(torch.int32) + bits) & _UPPER).view(torch.float32)
 
 
 def _slices(

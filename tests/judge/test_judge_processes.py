@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 
 from ap2o_fast.config import JudgeSettings
 from ap2o_fast.errors import SandboxRefused, UsageError
-from ap2o_fast.judge import ErrorType, Job, Judge, detect_level
+from ap2o_fast.judge import ErrorType, Job, Judge, detect_level, syscalls
 from ap2o_fast.judge.examiners import Examiners
 from ap2o_fast.judge.jail import Features
 from ap2o_fast.problems.problem import Problem
@@ -282,3 +284,15 @@ def test_an_idle_judge_stays_ready(judge: Judge) -> None:
     time.sleep(11)  # longer than any of the judge's own deadlines between two messages
     assert below <= alive(below)
     assert judge.judge(DOUBLE, "def f(x): return 2 * x").passed
+
+
+def test_a_prepared_filter_lives_as_long_as_its_step() -> None:
+    """Its address is all that the call gets: freed, it would be whatever lies there then, and refused or worse."""
+    held = weakref.ref(made := syscalls.Filter(syscalls.program()))
+    step = made.install()
+    del made
+    gc.collect()
+    assert held() is not None
+    del step
+    gc.collect()
+    assert held() is None

@@ -24,7 +24,7 @@ from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.training import load_model, model_hash
 
 ROOT = Path(__file__).resolve().parents[2]
-CLOCK = {"seconds", "peak_mib"}
+CLOCK = {"seconds", "tflops", "peak_mib"}
 # Greedy quizzes without a passed answer: the last epoch's adapter is kept.
 SETTINGS = ["train.lr=1e-2", "adapter.rank=4", "train.epochs=2", "evaluate.n=10", "quiz.n=1", "quiz.temperature=0"]
 SETTINGS += ["evaluate.before=false"]

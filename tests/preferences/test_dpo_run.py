@@ -28,7 +28,7 @@ from ap2o_fast.training import Trainer, latest_checkpoint, save_checkpoint
 from tests.preferences.data import make_model, make_rows, write, write_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-CLOCK = {"seconds", "peak_mib"}
+CLOCK = {"seconds", "tflops", "peak_mib"}
 PATIENCE = 120.0
 
 
@@ -129,15 +129,15 @@ def test_ctrl_c_checkpoints_the_step_and_resumes_to_the_same_end(
     settings: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "stopped"
-    step = Trainer.train_step
+    launch = Trainer.launch
 
     def interrupted(self: Trainer, *args: object) -> object:
         if self.step == 7:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *args)  # type: ignore[arg-type]
+        return launch(self, *args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(Trainer, "train_step", interrupted)
+        patch.setattr(Trainer, "launch", interrupted)
         main(["dpo", str(settings), f"run_dir={path}", "--quiet"])
     assert stopped.value.code == 130 and len(read_lines(path / "metrics.jsonl")) == 8
     with pytest.raises(SystemExit):
@@ -155,7 +155,7 @@ def test_a_crash_between_evaluation_and_checkpoint_repeats_both(
         save_checkpoint(folder, trainer, extra)
 
     with monkeypatch.context() as patch, pytest.raises(MachineError):
-        patch.setattr("ap2o_fast.preferences.run.save_checkpoint", full)
+        patch.setattr("ap2o_fast.workbench.save_checkpoint", full)
         run(settings, tmp_path / "run")
     assert [line["epoch"] for line in read_lines(tmp_path / "run" / "eval.jsonl")] == [1, 2]
     with DpoRun(RunFolder.open(tmp_path / "run"), quiet=True) as again:

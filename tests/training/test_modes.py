@@ -17,6 +17,7 @@ from ap2o_fast.training import Trainer, load_model, prepare_model, save_model, s
 from ap2o_fast.training.deterministic import deterministic
 from ap2o_fast.training.liger import replace_layers, use_liger
 from ap2o_fast.training.profile import StepProfiler, parse_steps
+from ap2o_fast.training.step import Launched
 from tests.training.support import ANSWERS, CONFIGS, PAIRS, PROMPTS, make_book, make_plan, plain_model, tiny_model
 from tests.training.test_model import make_tokenizer
 
@@ -36,13 +37,13 @@ def steps(folder: Path, count: int, **settings: object) -> Trainer:
 
 def test_deterministic_holds_within_the_step_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    real = Trainer._train_step
+    real = Trainer._launch
 
-    def look(*args: object) -> dict[str, float]:
+    def look(*args: object) -> Launched:
         seen.append(torch.are_deterministic_algorithms_enabled())
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Trainer, "_train_step", look)
+    monkeypatch.setattr(Trainer, "_launch", look)
     steps(tmp_path, 1, deterministic=True)
     steps(tmp_path, 1)
     assert seen == [True, False]

@@ -1,0 +1,264 @@
+"""The tree of settings: each with its type, default, range and meaning. `config` reads and writes it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Base of every node: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSettings(Settings):
+    name: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    """Hugging Face model: a folder or a Hub name."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Precision of weights and arithmetic. On a CPU float32: bfloat16 products are ~100 times slower there."""
+    quantization: Literal["none", "nf4"] = "none"
+    """`nf4`: the blocks' linear layers in 4 bits (QLoRA), computed in `dtype`; an adapter is what is trained then."""
+    device: str = "cpu"
+    """Torch device: cpu, cuda, cuda:1."""
+    attention: Literal["auto", "exact", "torch", "flash2", "flash3", "flash4"] = "auto"
+    """`auto`: the best there is. FlashAttention 2, 3, 4 or torch's: a GPU, bfloat16. `exact`: anywhere, slower."""
+    liger: Literal["auto"] | bool = "auto"
+    """Liger's RMSNorm and SwiGLU kernels: `auto` on a GPU where liger-kernel is installed and knows the model."""
+    threads: int = Field(0, ge=0)
+    """CPU threads of torch; 0 leaves torch's own choice. Results are bit-exact only at one number of threads."""
+
+
+class AdapterSettings(Settings):
+    kind: Literal["none", "lora", "dora"] = "none"
+    """Train small matrices beside frozen weights: LoRA, or DoRA, slower, which learns lengths of rows too."""
+    rank: int = Field(16, ge=1)
+    """Rank of the trained matrices."""
+    alpha: float = Field(32.0, gt=0)
+    """What they add is scaled by alpha / rank; adapters want a learning rate 10 to 100 times that of all weights."""
+    rank_stabilized: bool = False
+    """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
+    targets: tuple[str, ...] = ()
+    """Linear layers of the blocks that get one, e.g. `['q_proj','v_proj']`; empty takes all. Never the head."""
+
+
+class SourceSettings(Settings):
+    source: str = ""
+    """`starter`, a file (.jsonl, .jsonl.gz, .json) or a Hub data set name (see `ap2o data --help`)."""
+    split: str = ""
+    """Split of the source: train, quiz or test for `starter`, a Hub split for a Hub name; empty takes all."""
+    ids: str = ""
+    """Only these numbers or names, e.g. `601-974,1-10` or `HumanEval/0,HumanEval/3`; empty takes all."""
+    limit: int = Field(0, ge=0)
+    """At most this many, the first in file order; 0 takes all."""
+
+
+class ProblemsSettings(Settings):
+    train: SourceSettings = SourceSettings(source="starter", split="train")
+    """Problems of the exam and of correction."""
+    quiz: SourceSettings = SourceSettings(source="starter", split="quiz")
+    """Validation problems: they steer replay and pick the best checkpoint."""
+    test: SourceSettings = SourceSettings(source="starter", split="test")
+    """Problems of the final test; never seen by training, quiz or any choice."""
+    audit: bool = True
+    """Exclude, by name and with a warning, problems that no answer can pass."""
+
+
+class HeldOutSettings(Settings):
+    share: float = Field(0.0, ge=0, lt=1)
+    """Share of the prompts, drawn by `seed`, whose pairs are not trained on but evaluated after every epoch."""
+    source: str = ""
+    """Pairs to evaluate instead of a share: a file or a Hub data set; those whose prompt is trained on are left out."""
+    split: str = ""
+    """Split of a Hub data set, e.g. `test`."""
+    limit: int = Field(0, ge=0)
+    """At most this many, the first in order; 0 takes all."""
+
+
+class PreferenceSettings(Settings):
+    source: str = ""
+    """Pairs for `ap2o dpo` in TRL's format: .jsonl, .jsonl.gz, .json, .parquet or a Hub data set."""
+    split: str = ""
+    """Split of a Hub data set; empty takes `train`, or the only one."""
+    limit: int = Field(0, ge=0)
+    """At most this many, the first in order; 0 takes all."""
+    max_tokens: int = Field(0, ge=0)
+    """Longest prompt with an answer; longer pairs are excluded by name. 0 takes the model's own limit."""
+    shuffle: Literal["pairs", "prompts", "off"] = "pairs"
+    """Order of an epoch: `pairs` at random, `prompts` at random with the pairs of one side by side, or the file's."""
+    eval: HeldOutSettings = HeldOutSettings()
+    """Pairs that are evaluated and never trained on."""
+
+
+class PromptSettings(Settings):
+    style: Literal["paper", "chat"] = "paper"
+    """`paper`: one plain sentence, the signature with docstring, an opened code fence. `chat`: the model's template."""
+    max_tokens: int = Field(1024, ge=8)
+    """Longer prompts are excluded by name."""
+
+
+class SamplingSettings(Settings):
+    engine: Literal["transformers"] = "transformers"
+    """The engine that answers prompts."""
+    n: int = Field(100, ge=1)
+    """Answers per training problem in the exam (paper: 100)."""
+    temperature: float = Field(1.0, ge=0)
+    """Exam temperature; 0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus of the exam."""
+    max_new_tokens: int = Field(1024, ge=1)
+    """Token limit of every answer: exam, quiz and test."""
+    batch_answers: int = Field(64, ge=1)
+    """Answers decoded side by side."""
+    stop: tuple[str, ...] = ("\n```", "\nif __name__", "\nprint(", "\ndef main(", "\n#")
+    """Stop strings of the `paper` style; `chat` answers end at the model's end token."""
+
+
+class JudgeSettings(Settings):
+    workers: int = Field(0, ge=0)
+    """Programs judged side by side; 0 takes the number of cores."""
+    min_level: int = Field(2, ge=0, le=3)
+    """Least isolation; below it nothing runs. 1 process limits, 2 namespaces or Landlock + seccomp, 3 both + cgroup."""
+    cpu_seconds: float = Field(2.0, gt=0)
+    """CPU-time limit of one answer: this, or `reference_factor` times the reference solution where that is more."""
+    reference_factor: float = Field(4.0, ge=1)
+    """CPU limit as a multiple of the reference solution's time."""
+    wall_factor: float = Field(10.0, ge=1)
+    """Wall-time back-stop as a multiple of the CPU limit."""
+    memory_mib: int = Field(1024, ge=64)
+    """Address-space limit of one answer."""
+    output_kib: int = Field(1024, ge=1)
+    """An answer that prints more than this is stopped (`OutputLimit`)."""
+    recheck: float = Field(0.01, ge=0, le=1)
+    """Share of answers judged twice to measure flakiness; one whose verdicts differ is `Flaky` and never trained on."""
+    ray_address: str = ""
+    """Ray cluster whose nodes judge (`auto`, or `host:port`); needs the extra `ray`. Empty: this machine alone."""
+
+
+class CurriculumSettings(Settings):
+    system: Literal["dyn-dpo", "ap2o-l2h", "ap2o-h2l"] = "ap2o-l2h"
+    """Which system chooses the pairs (paper, section on correction)."""
+    replay: Literal["paper", "off"] = "paper"
+    """`paper`: as many replayed failures as the window holds, split by the quiz's error ratio. `off`: none."""
+    pairs_per_problem: int = Field(0, ge=0)
+    """Window pairs of a problem an epoch; 0 takes every failure in the window (the paper's M x N_f pairs in all)."""
+    min_passed: int = Field(2, ge=1)
+    """Problems with fewer distinct passed answers are dropped."""
+    min_failed: int = Field(2, ge=1)
+    """Problems with fewer distinct failed answers are dropped."""
+
+
+class TrainSettings(Settings):
+    epochs: int = Field(200, ge=1)
+    """T: the window slides over all failures in this many epochs; a quiz follows each. 3 passes in `ap2o dpo`."""
+    patience: int = Field(0, ge=0)
+    """Stop after this many epochs in a row without a new best evaluation or quiz; 0 never does."""
+    checkpoint_steps: int = Field(0, ge=0)
+    """Optimiser steps between checkpoints, beside those after each epoch; 0 for none. 200 in `ap2o dpo`."""
+    lr: float = Field(5e-7, gt=0)
+    """Peak learning rate (paper: 5e-7 in bf16 on GPUs)."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of all steps with a rising learning rate; linear decay to zero after it."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's betas."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's epsilon."""
+    clip: float = Field(1.0, gt=0)
+    """Largest global gradient norm."""
+    batch_pairs: int = Field(32, ge=1)
+    """Pairs of one optimiser step; of the curriculum window pairs, and their replay pairs come on top."""
+    rounding: Literal["stochastic", "nearest"] = "stochastic"
+    """How a bfloat16 model takes its masters' float32 values: by chance, right on average, or to the nearest."""
+    masters: bool = True
+    """Float32 masters of bfloat16 weights; without them weights are updated and rounded by chance in place."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """`adamw_8bit` keeps both of Adam's moments in 8 bits: 2 bytes a weight instead of 8."""
+    offload_optimizer: bool = False
+    """Keep moments and masters in host memory; they pass through the GPU slice by slice at each step."""
+    token_budget: int = Field(4096, ge=64)
+    """Packed tokens of one forward pass; a step runs as many as its pairs need."""
+    chunk_rows: int = Field(0, ge=0)
+    """Completion tokens whose logits exist at one time; 0 leaves it to the head: 1024, or on a GPU up to 4096."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    compile: bool = False
+    """torch.compile each decoder layer: the first steps take minutes, the later ones less time."""
+    deterministic: bool = False
+    """Equal runs give equal weights on a GPU too, more slowly; needs CUBLAS_WORKSPACE_CONFIG=:4096:8 set."""
+    profile_steps: str = ""
+    """Record these optimiser steps, e.g. `3-5`, as a trace under the run folder's `profiles`; empty records none."""
+    activation_offload: bool = False
+    """Keep what checkpointing saves, the inputs of the layers, in host memory until the backward pass."""
+    memory_limit_gib: float = Field(0.0, ge=0)
+    """Pick the cheapest of the settings above that keep to so much memory; `ap2o doctor --plan` shows them. 0: none."""
+    shard: int = Field(0, ge=0)
+    """Under torchrun: how many processes divide one copy of the weights (the GPUs of a node, say); 0 takes all."""
+    deadline: float = Field(600.0, gt=0)
+    """Under torchrun: seconds that a process waits for the others before it gives up."""
+
+
+class LossSettings(Settings):
+    type: Literal["sigmoid", "hinge", "ipo", "robust", "exo_pair", "apo_zero", "apo_down"] = "sigmoid"
+    """The loss of a pair, under TRL's names; `sigmoid` is DPO."""
+    beta: float = Field(0.1, gt=0)
+    """DPO's beta (Eq. 2)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of pairs taken for flipped: with `sigmoid` conservative DPO; `robust` and `exo_pair` use it too."""
+    sft_weight: float = Field(0.0, ge=0)
+    """Times the chosen answer's mean negative log-probability a token, added to the loss of every pair."""
+    length_normalized: bool = False
+    """Log-ratios averaged over an answer's tokens, as `ipo` always does; TRL's `sigmoid_norm` with `sigmoid`."""
+    impl: Literal["auto", "chunked", "triton", "reference"] = "auto"
+    """The fused head: `chunked` holds the logits of `train.chunk_rows` tokens, `triton` (GPU) none, `reference` all."""
+
+    def options(self) -> dict[str, Any]:
+        """What the kernels' `PairLoss` and `linear_dpo` are given, by their names."""
+        return {"loss_type": self.type} | self.model_dump(exclude={"type", "impl"})
+
+
+class QuizSettings(Settings):
+    temperature: float = Field(0.01, ge=0)
+    """Temperature of the quiz (paper: 0.01)."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus of the quiz."""
+    n: int = Field(1, ge=1)
+    """Answers per quiz problem (paper: 1)."""
+
+
+class EvaluateSettings(Settings):
+    n: int = Field(10, ge=1)
+    """Answers per test problem."""
+    k: tuple[int, ...] = (1, 5, 10)
+    """Which pass@k to report; each at most `n`."""
+    temperature: float = Field(0.6, ge=0)
+    """Temperature of the test (paper: 0.6)."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus of the test."""
+    before: bool = True
+    """Test the initial model too, for the comparison before/after."""
+
+
+class Config(Settings):
+    """All settings of a run."""
+
+    run_dir: str = "runs/ap2o"
+    """Folder that the run writes; it must not hold another run."""
+    seed: int = Field(0, ge=0)
+    """Every random stream derives from it: sampling, pairs, order."""
+    model: ModelSettings = ModelSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    problems: ProblemsSettings = ProblemsSettings()
+    preferences: PreferenceSettings = PreferenceSettings()
+    prompt: PromptSettings = PromptSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    judge: JudgeSettings = JudgeSettings()
+    curriculum: CurriculumSettings = CurriculumSettings()
+    train: TrainSettings = TrainSettings()
+    loss: LossSettings = LossSettings()
+    quiz: QuizSettings = QuizSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
