@@ -81,12 +81,12 @@ def rows(case: Case, device: str, runners: list[Runner]) -> list[dict[str, Any]]
     cost = Cost.of(make_model(case.shape, "meta", torch.float32))
     nothing = [0.0] * len(case.book)
     step = pack_step(case.book, next(case.plans()), torch.tensor(nothing).numpy(), 1 << 20, cost)
-    first = next(runner for runner in runners if not runner.failed)
+    first = next((runner for runner in runners if not runner.failed), None)
     found = []
     for runner in runners:
         row: dict[str, Any] = {"case": str(case), "device": device, "system": runner.name}
-        reason = runner.failed or disagree(runner, first, TOLERANCE[device])
-        if reason:
+        reason = runner.failed or (disagree(runner, first, TOLERANCE[device]) if first else "")
+        if reason or first is None:
             found.append(row | {"not_timed": reason})
             continue
         low, high = statistics.quantiles(runner.seconds, n=5)[::3]
@@ -96,6 +96,7 @@ def rows(case: Case, device: str, runners: list[Runner]) -> list[dict[str, Any]]
             "times_ours": runner.median / first.median,
             "answer_tokens_a_second": step.answer_tokens / runner.median,
             "peak_gib": runner.peak_gib,
+            "reserved_gib": runner.reserved_gib,
             "useful_tflops": step.flops / runner.median / 1e12,
             "metrics": runner.metrics,
         }
@@ -114,7 +115,7 @@ def table(found: list[dict[str, Any]]) -> str:
         lines.append(
             f"{title} {median:9.1f} ms ({low:.0f}-{high:.0f}) {row['times_ours']:6.2f} x  "
             f"{row['answer_tokens_a_second']:9,.0f} answer tokens/s {row['useful_tflops']:8.3f} TFLOP/s "
-            f"{row['peak_gib']:6.1f} GiB"
+            f"{row['peak_gib']:6.1f} GiB, {row['reserved_gib']:5.1f} reserved"
         )
     return "\n".join(lines)
 
@@ -128,7 +129,7 @@ def ladder_table(found: list[dict[str, Any]]) -> str:
             lines.append(f"{row['case']:14} {row['system']:18} {row['not_timed']}")
             continue
         said = gained = ""
-        if before is not None:
+        if before is not None and before["case"] == row["case"]:
             said = f"{before['metrics']['flops'] / row['metrics']['flops']:.2f}"
             gained = f"{before['seconds'][1] / row['seconds'][1]:.2f}"
         lines.append(

@@ -85,7 +85,7 @@ def _evaluate(wanted: list[Contest], found: dict[str, Any]) -> None:
         runners = [Runner(**values) for values in found["runners"].get(contest.name, {}).values()]
         ran = {runner.name for runner in runners}
         found["left_out"] += [f"{contest.name}: {name}" for name in contest.systems if name not in ran]
-        if any(not runner.failed for runner in runners):
+        if runners:
             found["ladder" if contest.levers else "rows"] += compare.rows(contest.case, "cuda", runners)
 
 

@@ -30,11 +30,17 @@ Train = Callable[[Callable[[], None]], Mapping[str, float]]
 
 @dataclass(kw_only=True)
 class Runner:
-    """What became of one system."""
+    """What became of one system.
+
+    Attributes:
+        peak_gib: most that its tensors took, on the CPU its process beyond the imports.
+        reserved_gib: most that torch's allocator held on a GPU, what it could not use included.
+    """
 
     name: str
     seconds: list[float] = field(default_factory=list)
     peak_gib: float = 0.0
+    reserved_gib: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     failed: str = ""
 
@@ -83,7 +89,8 @@ class _Lane:
             return
         self.at_work = False
         if what == "end":
-            self.runner.metrics, self.runner.peak_gib = values[0], values[1] / GIB
+            self.runner.metrics = values[0]
+            self.runner.peak_gib, self.runner.reserved_gib = (size / GIB for size in values[1:])
             self.runner.seconds = self.intervals[1 + WARM_UP : -1]
         else:
             self.runner.failed = values[0]
@@ -133,8 +140,10 @@ def _run(train: Train, device: str, pipe: Connection) -> None:
     try:
         before = _status("VmRSS") if device == "cpu" else 0
         metrics = dict(train(tick))
-        peak = _status("VmHWM") - before if device == "cpu" else torch.cuda.max_memory_reserved()
-        pipe.send(("end", metrics, peak))
+        if device == "cpu":
+            pipe.send(("end", metrics, _status("VmHWM") - before, 0))
+        else:
+            pipe.send(("end", metrics, torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()))
     except BaseException as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         message = next(iter(str(error).strip().splitlines()), "")[:200]
