@@ -9,25 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, Qwen2Config
 
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.training.plan_memory import Batch, Planner
 from ap2o_fast.training.rehearsal import Form
+from benchmarks.training.cases import config_of
 
 GIB = 2**30
 CARDS = (8, 16, 24, 40, 80)
 USABLE = 0.97
 """GiB to plan with for each GB on the box."""
-SHAPES = {
-    "0.5B": (896, 4864, 24, 14, 2),
-    "1.5B": (1536, 8960, 28, 12, 2),
-    "3B": (2048, 11008, 36, 16, 2),
-    "7B": (3584, 18944, 28, 28, 4),
-    "14B": (5120, 13824, 48, 40, 8),
-    "32B": (5120, 27648, 64, 40, 8),
-}
-"""Qwen2.5: hidden size, intermediate size, layers, heads, key/value heads."""
+MODELS = ("0.5B", "1.5B", "3B", "7B", "14B", "32B")
+"""Shapes of `benchmarks/training/cases.py`: Qwen2.5's."""
 BUDGET = 4096
 
 
@@ -60,24 +53,10 @@ MEASURED = (
 """Model, head, checkpointing and GiB of docs/performance-log.md: an H100, 14,300 tokens in one pass, masters."""
 
 
-def config_of(name: str) -> PretrainedConfig:
-    width, middle, layers, heads, groups = SHAPES[name]
-    tied = name in ("0.5B", "1.5B", "3B")
-    return Qwen2Config(
-        vocab_size=151936 if tied else 152064,
-        hidden_size=width,
-        intermediate_size=middle,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=groups,
-        tie_word_embeddings=tied,
-    )
-
-
 def needs() -> dict[str, dict[str, float]]:
     """GiB by model and way."""
     found: dict[str, dict[str, float]] = {}
-    for name in SHAPES:
+    for name in MODELS:
         planners: dict[Form, Planner] = {}
         for way, how in WAYS.items():
             if how.form not in planners:
@@ -118,8 +97,8 @@ COMPARISON = """\
 `torch.cuda.max_memory_allocated()` on an H100 (docs/performance-log.md): 16 pairs, about 14,300 packed tokens in one
 forward pass, float32 masters. The 0.5B run had the head in chunks.
 
-What torch's allocator holds (`max_memory_reserved`) is more: 3-5 % where passes are full and alike, up to 60 % where every
-step has another size, as at MBPP's lengths in one pass a step (docs/performance-log.md). The plan counts 4 % for it.
+What torch's allocator holds (`max_memory_reserved`) is more: 3-5 % where passes are full and alike, up to 60 % where
+every step has another size, as at MBPP's lengths in one pass a step (docs/performance-log.md). Plans count 4 % for it.
 """
 
 

@@ -98,10 +98,10 @@ class Book:
         return self._columns[name]
 
 
-def make_model(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of that shape, randomly initialised where it will stay; on `meta` it has its buffers all the same."""
+def config_of(shape: str) -> Qwen2Config:
+    """The configuration of a model of that shape."""
     hidden, intermediate, layers, heads, kv_heads, vocabulary, tied = SHAPES[shape]
-    config = Qwen2Config(
+    return Qwen2Config(
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_hidden_layers=layers,
@@ -115,6 +115,11 @@ def make_model(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
         eos_token_id=2,
         pad_token_id=0,
     )
+
+
+def make_model(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of that shape, randomly initialised where it will stay; on `meta` it has its buffers all the same."""
+    config = config_of(shape)
     torch.manual_seed(0)
     where = init_empty_weights(include_buffers=False) if device == "meta" else torch.device(device)
     with where:
