@@ -40,8 +40,10 @@ def train(case: Case, device: str, settings: dict[str, Any], tick: Callable[[], 
 
 
 def _random(parameter: torch.Tensor) -> None:
-    """Vectors are taken for norms. Matrices are small, so that bfloat16's noise does not grow over 64 layers: packed and
-    separate texts would differ by more than the check at loading allows."""
+    """Vectors are taken for norms. Matrices are small, so that bfloat16's noise does not grow over 64 layers.
+
+    Packed and separate texts would differ by more than the check at loading allows.
+    """
     if parameter.ndim == 1:
         parameter.fill_(1)
     else:
