@@ -22,7 +22,7 @@ from ap2o_fast.judge import ErrorType
 from ap2o_fast.reporting.metrics import MetricsSink, read_lines, truncate
 from ap2o_fast.reporting.modelcard import write_model_card
 from ap2o_fast.reporting.report import write_report
-from ap2o_fast.training import Trainer, latest_checkpoint, load_checkpoint, save_model
+from ap2o_fast.training import Engine, latest_checkpoint, load_checkpoint, save_model
 from ap2o_fast.workbench import Workbench
 
 
@@ -133,7 +133,7 @@ class Pipeline(Workbench):
         windows = [window_pairs(pools, config.curriculum, epoch=epoch, epochs=epochs) for epoch in range(epochs)]
         steps = sum(-(-pairs // config.train.batch_pairs) for pairs in windows)
         self.use_initial()
-        trainer = Trainer(
+        engine = Engine(
             self.model,
             train=config.train,
             loss=config.loss,
@@ -142,9 +142,9 @@ class Pipeline(Workbench):
         )
         at = {"epoch": 0, "step": 0}
         if latest_checkpoint(self.folder.training):
-            at = load_checkpoint(self.folder.training, trainer)
+            at = load_checkpoint(self.folder.training, engine)
         self.weights = "training"
-        truncate(self.folder.path / "metrics.jsonl", "step", trainer.step)
+        truncate(self.folder.path / "metrics.jsonl", "step", engine.step)
         with Interrupt() as interrupt, MetricsSink(self.folder.path / "metrics.jsonl") as sink:
             for epoch in range(at["epoch"], epochs):
                 quiz_errors = self._quiz(epoch)
@@ -157,11 +157,11 @@ class Pipeline(Workbench):
                 first = at["step"] if epoch == at["epoch"] else 0
                 name = f"correct epoch {epoch + 1}/{epochs}"
                 book = self.book("exam")
-                self.train_epoch(trainer, plan, book, reference, sink, interrupt, name=name, epoch=epoch, first=first)
-                self.checkpoint(trainer, sink, epoch + 1, 0)
+                self.train_epoch(engine, plan, book, reference, sink, interrupt, name=name, epoch=epoch, first=first)
+                self.checkpoint(engine, sink, epoch + 1, 0)
             else:
                 self._quiz(epochs)
-        return trainer.step
+        return engine.step
 
     def _quiz(self, epoch: int) -> dict[int, int]:
         """Sit the quiz after `epoch` epochs, keep the weights if they are the best, log it; returns error counts."""

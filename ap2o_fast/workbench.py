@@ -28,7 +28,7 @@ from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling.transformers import TransformersSampler
 from ap2o_fast.sitting import Sitting, sit
 from ap2o_fast.training import (
-    Trainer,
+    Engine,
     adapters_off,
     attention_in_use,
     check_head,
@@ -178,7 +178,7 @@ class Workbench:
 
     def train_epoch(
         self,
-        trainer: Trainer,
+        engine: Engine,
         plan: PairPlan,
         book: ErrorBook,
         reference: npt.NDArray[np.float32],
@@ -204,7 +204,7 @@ class Workbench:
         ):
             while done < len(steps):
                 end = min((done // every + 1) * every, len(steps)) if every else len(steps)
-                for metrics in trainer.train_steps(steps[done:end], book, reference, lambda: interrupt.asked):
+                for metrics in engine.train_steps(steps[done:end], book, reference, lambda: interrupt.asked):
                     sink.write({"epoch": epoch + 1, **metrics})
                     done += 1
                     counts["tokens"] += int(metrics["tokens"])
@@ -212,14 +212,14 @@ class Workbench:
                     margin = round(metrics["rewards/margins"], 4)
                     bar.advance(int(metrics["pairs"]), loss=round(metrics["loss"], 4), margin=margin)
                 if interrupt.asked or (every and done % every == 0):
-                    self.checkpoint(trainer, sink, epoch, done)
+                    self.checkpoint(engine, sink, epoch, done)
                 if interrupt.asked:
                     raise KeyboardInterrupt
 
-    def checkpoint(self, trainer: Trainer, sink: MetricsSink, epoch: int, step: int) -> None:
+    def checkpoint(self, engine: Engine, sink: MetricsSink, epoch: int, step: int) -> None:
         """Save where training stands: `step` steps into `epoch`, counted from 0."""
         sink.sync()
-        save_checkpoint(self.folder.training, trainer, {"epoch": epoch, "step": step})
+        save_checkpoint(self.folder.training, engine, {"epoch": epoch, "step": step})
 
     def use_best(self, epoch: int) -> None:
         """Have the best checkpoint's weights in memory."""

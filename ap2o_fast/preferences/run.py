@@ -24,7 +24,7 @@ from ap2o_fast.preferences.source import Places, read
 from ap2o_fast.reporting.metrics import MetricsSink, read_lines, truncate
 from ap2o_fast.reporting.terminal import progress
 from ap2o_fast.run_folder import RunFolder
-from ap2o_fast.training import Trainer, latest_checkpoint, load_checkpoint, prepare_model, save_model
+from ap2o_fast.training import Engine, latest_checkpoint, load_checkpoint, prepare_model, save_model
 from ap2o_fast.training.objective import pair_means
 from ap2o_fast.workbench import Workbench
 
@@ -113,12 +113,12 @@ class DpoRun(Workbench):
         metrics, evaluations = self.folder.path / "metrics.jsonl", self.folder.path / "eval.jsonl"
         self.use_initial()
         steps = how.epochs * -(-len(trained) // how.batch_pairs)
-        trainer = Trainer(self.model, train=how, loss=self.config.loss, total_steps=steps)
+        engine = Engine(self.model, train=how, loss=self.config.loss, total_steps=steps)
         at = {"epoch": 0, "step": 0}
         if latest_checkpoint(self.folder.training):
-            at = load_checkpoint(self.folder.training, trainer)
+            at = load_checkpoint(self.folder.training, engine)
         self.weights = "training"
-        truncate(metrics, "step", trainer.step)
+        truncate(metrics, "step", engine.step)
         truncate(evaluations, "epoch", at["epoch"])
         with Interrupt() as interrupt, MetricsSink(metrics) as sink:
             for epoch in range(at["epoch"], how.epochs):
@@ -127,9 +127,9 @@ class DpoRun(Workbench):
                 plan = shuffled(trained, order, seed, epoch)
                 first = at["step"] if epoch == at["epoch"] else 0
                 name = f"dpo epoch {epoch + 1}/{how.epochs}"
-                self.train_epoch(trainer, plan, book, reference, sink, interrupt, name=name, epoch=epoch, first=first)
+                self.train_epoch(engine, plan, book, reference, sink, interrupt, name=name, epoch=epoch, first=first)
                 self._finish_epoch(book, evaluated, reference, epoch + 1)
-                self.checkpoint(trainer, sink, epoch + 1, 0)
+                self.checkpoint(engine, sink, epoch + 1, 0)
         return f"all {how.epochs} epochs done"
 
     def _finish_epoch(

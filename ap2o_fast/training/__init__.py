@@ -11,12 +11,12 @@ from ap2o_fast.training.model import load_merged, load_model, load_tokenizer, mo
 from ap2o_fast.training.objective import check_head, dpo_step_loss, score
 from ap2o_fast.training.packing import pack, pack_rows, pack_step, packing_efficiency
 from ap2o_fast.training.quantization import quantise
-from ap2o_fast.training.step import Trainer
+from ap2o_fast.training.step import Engine
 
 __all__ = [
+    "Engine",
     "PackedBatch",
     "PackedStep",
-    "Trainer",
     "adapt",
     "adapters_off",
     "attention_in_use",

@@ -30,14 +30,14 @@ from ap2o_fast.errors import DataError, MachineError
 from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
 from ap2o_fast.training.distributed import World, together
 from ap2o_fast.training.sharding import local, sharded_as
-from ap2o_fast.training.step import Trainer
+from ap2o_fast.training.step import Engine
 
 _FILE_BYTES = 1 << 30
 """About as much as one process writes to a file; writing needs twice that of the host's memory."""
 _log = logging.getLogger(__name__)
 
 
-def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> Path:
+def save_checkpoint(folder: Path, engine: Engine, extra: dict[str, Any]) -> Path:
     """Write what is trained, optimiser, schedule and counter to `folder`/step-<step>-<serial>; then delete older ones.
 
     Several processes write to one folder, which all must see, and call this together.
@@ -48,11 +48,11 @@ def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> Pa
     Returns: the folder of this checkpoint.
     Errors: `MachineError` where it cannot be written, on every process; the older one is intact then.
     """
-    folder, world = Path(folder), trainer.world
-    first, frozen = world.rank == 0, trainer.frozen
+    folder, world = Path(folder), engine.world
+    first, frozen = world.rank == 0, engine.frozen
 
     def begin() -> Path:
-        final = _next_folder(folder, trainer.step)
+        final = _next_folder(folder, engine.step)
         if first:
             shutil.rmtree(_partial(final), ignore_errors=True)
             _partial(final).mkdir(parents=True)
@@ -61,7 +61,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> Pa
     def describe() -> dict[str, str]:
         """Hashes of what this process wrote, synced."""
         if first:
-            state = {"step": trainer.step, "total_steps": trainer.total_steps, "frozen": frozen, "extra": extra}
+            state = {"step": engine.step, "total_steps": engine.total_steps, "frozen": frozen, "extra": extra}
             (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         mine = [*partial.glob(f"shard-{world.rank + 1:05d}-*"), *([partial / "state.json"] if first else [])]
         for path in mine:
@@ -80,7 +80,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> Pa
     try:
         final = together(begin, world)[0]
         partial = _partial(final)
-        _write(partial, _tensors(trainer), world)
+        _write(partial, _tensors(engine), world)
         written = together(describe, world)
         together(finish, world)
     except (OSError, SafetensorError, MachineError) as error:
@@ -109,14 +109,14 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(complete, key=lambda path: path.name, default=None)
 
 
-def load_checkpoint(folder: Path, trainer: Trainer) -> dict[str, Any]:
-    """Put the newest complete checkpoint under `folder` into `trainer`, after checking every hash.
+def load_checkpoint(folder: Path, engine: Engine) -> dict[str, Any]:
+    """Put the newest complete checkpoint under `folder` into `engine`, after checking every hash.
 
     Returns: the `extra` it was saved with.
-    Errors: `DataError` where there is none, a file is damaged, or it belongs to another model or schedule; the trainer
+    Errors: `DataError` where there is none, a file is damaged, or it belongs to another model or schedule; the engine
     is unchanged then.
     """
-    world = trainer.world
+    world = engine.world
     found = together(lambda: latest_checkpoint(folder), world)[0]
     if found is None:
         raise DataError(f"no complete checkpoint in {folder}", do="start the run again without resuming")
@@ -125,38 +125,38 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> dict[str, Any]:
     reader = HuggingFaceStorageReader(str(found))
     entries: dict[str, Any] = reader.read_metadata().state_dict_metadata
     saved = {name: (tuple(entry.size), entry.properties.dtype) for name, entry in entries.items()}
-    tensors = _tensors(trainer)
+    tensors = _tensors(engine)
     expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     different = sorted(name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name))
     if different:
         raise DataError(f"{found} does not fit: {different[0]} differs", do="resume with the run's own settings")
-    if state["frozen"] != trainer.frozen:
+    if state["frozen"] != engine.frozen:
         raise DataError(
             f"{found} does not fit: its adapters were trained beside other frozen weights",
             do="resume with the run's own model and settings",
         )
-    if state["total_steps"] != trainer.total_steps:
+    if state["total_steps"] != engine.total_steps:
         raise DataError(
-            f"{found} was made for {state['total_steps']} steps, this run plans {trainer.total_steps}",
+            f"{found} was made for {state['total_steps']} steps, this run plans {engine.total_steps}",
             why="the learning rate depends on it",
             do="resume with the run's own settings",
         )
     with _quietly():
         dcp.load(tensors, storage_reader=reader, no_dist=world.size == 1)
-    for name, own in trainer.optimizer.state_tensors().items():
+    for name, own in engine.optimizer.state_tensors().items():
         if local(own).data_ptr() != local(tensors[name]).data_ptr():  # it is in host memory, the shard on a GPU
             own.copy_(local(tensors[name]))
-    trainer.optimizer.zero_grad()
-    trainer.optimizer.set_step(state["step"])
-    trainer.step = state["step"]
+    engine.optimizer.zero_grad()
+    engine.optimizer.set_step(state["step"])
+    engine.step = state["step"]
     extra: dict[str, Any] = state["extra"]
     return extra
 
 
-def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
+def _tensors(engine: Engine) -> dict[str, torch.Tensor]:
     """Trained parameters (tied ones once) and what the optimiser keeps, where they are in memory, shards as such."""
-    owners = {parameter.name: parameter.model.detach() for parameter in trainer.optimizer.parameters}
-    states = trainer.optimizer.state_tensors()
+    owners = {parameter.name: parameter.model.detach() for parameter in engine.optimizer.parameters}
+    states = engine.optimizer.state_tensors()
     for name, state in states.items():
         if state.dim():  # not a count of steps, which is the same everywhere
             states[name] = sharded_as(state, owners[name.partition(".")[2]])

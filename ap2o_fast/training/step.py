@@ -42,14 +42,14 @@ from ap2o_kernels.losses import PairLoss
 _REWARD_TOLERANCE = {torch.float64: 1e-3, torch.float32: 5e-3, torch.bfloat16: 0.25}
 
 
-class Trainer:
+class Engine:
     """Owns the model, its optimiser and the step counter.
 
     Args:
         model: as `load_model` or `prepare_model` returns it.
         total_steps: length of the learning-rate schedule; steps beyond it have a learning rate of 0.
         profiles: folder for the traces of `train.profile_steps`.
-        world: the processes that train together, each with a trainer of its shards and the same arguments everywhere.
+        world: the processes that train together, each with a engine of its shards and the same arguments everywhere.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Trainer:
         Args:
             stop: asked before each step; once it says yes no other is begun, and what is under way is still told.
 
-        Returns: metrics of each step, in order; `step` of the trainer may be one further than those of the last told.
+        Returns: metrics of each step, in order; `step` of the engine may be one further than those of the last told.
         Errors: as `train_step`.
         """
         pin = self.model.device.type == "cuda"
@@ -155,7 +155,7 @@ class Trainer:
         self.optimizer.step(self._bad)
         self.step += 1
         return Launched(
-            trainer=self,
+            engine=self,
             step=self.step,
             packed=packed,
             learning_rate=learning_rate,
@@ -201,7 +201,7 @@ class Trainer:
 class Launched:
     """A step that may still be running."""
 
-    trainer: Trainer
+    engine: Engine
     step: int
     packed: PackedStep
     learning_rate: float
@@ -222,10 +222,10 @@ class Launched:
         found = dict(zip(self.names, self.values.tolist(), strict=True))
         for name in ("loss", "grad_norm"):
             if not math.isfinite(found[name]):
-                self.trainer.undo(self.step)
+                self.engine.undo(self.step)
                 raise _not_finite(self.step, name.replace("grad_", "gradient "), found[name])
         rate = self.packed.flops / seconds
-        peak = self.trainer.peak_flops
+        peak = self.engine.peak_flops
         return (
             found
             | {
@@ -237,7 +237,7 @@ class Launched:
                 "forward_passes": len(self.packed.batches),
                 "seconds": seconds,
                 "tflops": rate / 1e12,
-                "peak_mib": _peak_mib(self.trainer.model.device),
+                "peak_mib": _peak_mib(self.engine.model.device),
                 "step": self.step,
             }
             | ({"mfu": rate / peak} if peak else {})

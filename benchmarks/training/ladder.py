@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.curriculum.plan import PairPlan
-from ap2o_fast.training import PackedBatch, Trainer, prepare_model, score
+from ap2o_fast.training import Engine, PackedBatch, prepare_model, score
 from ap2o_fast.training.flops import Cost
 from ap2o_fast.training.forward import packed_hidden
 from ap2o_fast.training.packing import SharedPrompt, pack_sequences
@@ -41,13 +41,13 @@ def train(case: Case, device: str, rung: str, tick: Callable[[], None]) -> dict[
     cost = Cost.of(model)
     logps = score(model, case.book, np.arange(len(case.book)), settings.token_budget)
     loss = LossSettings(impl="reference" if rung == "shared prompt" else "auto")
-    trainer = Trainer(model, train=settings, loss=loss, total_steps=case.steps)
+    engine = Engine(model, train=settings, loss=loss, total_steps=case.steps)
     if reference is not None:
         reference = prepare_model(reference)
     sums = {"logps/chosen": 0.0, "logps/rejected": 0.0, "loss": 0.0, "flops": 0.0}
     tick()
     if rung in ("shared prompt", "fused head", "Liger"):
-        for metrics in trainer.train_steps(case.plans(), case.book, logps):
+        for metrics in engine.train_steps(case.plans(), case.book, logps):
             metrics["flops"] = metrics["tflops"] * 1e12 * metrics["seconds"]
             for name in sums:
                 sums[name] += metrics[name] / case.steps
@@ -67,14 +67,14 @@ def train(case: Case, device: str, rung: str, tick: Callable[[], None]) -> dict[
             margins = BETA * ((found - before)[0::2] - (found - before)[1::2])
             part_loss = -F.logsigmoid(margins).sum() / len(plan)
             part_loss.backward()
-            trainer.optimizer.collect()
+            engine.optimizer.collect()
             shares = {"logps/chosen": found[0::2].sum(), "logps/rejected": found[1::2].sum()}
             sums["loss"] += float(part_loss.detach()) / case.steps
             sums["flops"] += flops / case.steps
             for name, value in shares.items():
                 sums[name] += float(value.detach()) / len(plan) / case.steps
-        trainer.optimizer.clip_gradients()
-        trainer.optimizer.step()
+        engine.optimizer.clip_gradients()
+        engine.optimizer.step()
         tick()
     return sums
 

@@ -1,4 +1,4 @@
-"""Our trainer on the pairs of a case."""
+"""Our engine on the pairs of a case."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ap2o_fast.config import AdapterSettings, LossSettings, TrainSettings
-from ap2o_fast.training import Trainer, adapt, prepare_model, quantise, score
+from ap2o_fast.training import Engine, adapt, prepare_model, quantise, score
 from ap2o_fast.training.liger import use_liger
 from benchmarks.training.cases import Case, make_model
 
@@ -29,10 +29,10 @@ def train(case: Case, device: str, settings: dict[str, Any], tick: Callable[[], 
         adapt(model, AdapterSettings(kind="lora"))
     model = prepare_model(model)
     reference = score(model, case.book, np.arange(len(case.book)), train.token_budget)
-    trainer = Trainer(model, train=train, loss=LossSettings(), total_steps=case.steps)
+    engine = Engine(model, train=train, loss=LossSettings(), total_steps=case.steps)
     sums: dict[str, float] = {}
     tick()
-    for metrics in trainer.train_steps(case.plans(), case.book, reference):
+    for metrics in engine.train_steps(case.plans(), case.book, reference):
         for name in ("logps/chosen", "logps/rejected", "loss", "tokens"):
             sums[name] = sums.get(name, 0.0) + metrics[name] / case.steps
         tick()

@@ -24,7 +24,7 @@ from ap2o_fast.preferences.run import DpoRun
 from ap2o_fast.preferences.settings import DEFAULTS, check
 from ap2o_fast.reporting.metrics import read_lines
 from ap2o_fast.run_folder import RunFolder
-from ap2o_fast.training import Trainer, latest_checkpoint, save_checkpoint
+from ap2o_fast.training import Engine, latest_checkpoint, save_checkpoint
 from tests.preferences.data import make_model, make_rows, write, write_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,15 +129,15 @@ def test_ctrl_c_checkpoints_the_step_and_resumes_to_the_same_end(
     settings: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "stopped"
-    launch = Trainer.launch
+    launch = Engine.launch
 
-    def interrupted(self: Trainer, *args: object) -> object:
+    def interrupted(self: Engine, *args: object) -> object:
         if self.step == 7:
             os.kill(os.getpid(), signal.SIGINT)
         return launch(self, *args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(Trainer, "launch", interrupted)
+        patch.setattr(Engine, "launch", interrupted)
         main(["dpo", str(settings), f"run_dir={path}", "--quiet"])
     assert stopped.value.code == 130 and len(read_lines(path / "metrics.jsonl")) == 8
     with pytest.raises(SystemExit):
@@ -149,7 +149,7 @@ def test_ctrl_c_checkpoints_the_step_and_resumes_to_the_same_end(
 def test_a_crash_between_evaluation_and_checkpoint_repeats_both(
     settings: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(folder: Path, trainer: Trainer, extra: dict[str, int]) -> None:
+    def full(folder: Path, trainer: Engine, extra: dict[str, int]) -> None:
         if extra == {"epoch": 2, "step": 0}:
             raise MachineError("the disk is full")
         save_checkpoint(folder, trainer, extra)

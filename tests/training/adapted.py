@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from ap2o_fast.config import AdapterSettings, LossSettings, ModelSettings, TrainSettings
-from ap2o_fast.training import Trainer, load_adapter, load_model, save_model, score
+from ap2o_fast.training import Engine, load_adapter, load_model, save_model, score
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, make_book, make_plan, tiny_model
 from tests.training.test_model import make_tokenizer
 
@@ -48,13 +48,13 @@ def load(base: Path, which: str, *, seed: int = 0, trained: Path | None = None, 
     return model
 
 
-def make_trainer(model: PreTrainedModel, **train: object) -> Trainer:
+def make_trainer(model: PreTrainedModel, **train: object) -> Engine:
     """For six steps."""
     how = TrainSettings.model_validate({"lr": 2e-2, "warmup": 0.2, "token_budget": 64} | train)
-    return Trainer(model, train=how, loss=LossSettings(), total_steps=6)
+    return Engine(model, train=how, loss=LossSettings(), total_steps=6)
 
 
-def train(trainer: Trainer, reference: np.ndarray, steps: int) -> list[tuple[float, ...]]:
+def train(trainer: Engine, reference: np.ndarray, steps: int) -> list[tuple[float, ...]]:
     """The metrics of so many steps."""
     names = ("loss", "grad_norm", "learning_rate", "logps/chosen", "step")
     found = [trainer.train_step(PLAN[trainer.step % 2 :], BOOK, reference) for _ in range(steps)]

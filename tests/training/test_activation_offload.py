@@ -8,7 +8,7 @@ import torch
 
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.errors import UsageError
-from ap2o_fast.training import Trainer, score
+from ap2o_fast.training import Engine, score
 from ap2o_fast.training import activation_offload as module
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, make_book, make_plan, tiny_model
 
@@ -16,9 +16,9 @@ BOOK = make_book(PROMPTS * 3, ANSWERS * 3)
 PLAN = make_plan(BOOK, [(9 * i + chosen, 9 * i + rejected) for i in range(3) for chosen, rejected in PAIRS])
 
 
-def make_trainer(**changes: object) -> Trainer:
+def make_trainer(**changes: object) -> Engine:
     train = TrainSettings.model_validate({"lr": 1e-3, "warmup": 0.0, "token_budget": 64} | changes)
-    return Trainer(tiny_model("qwen3", num_hidden_layers=3), train=train, loss=LossSettings(), total_steps=8)
+    return Engine(tiny_model("qwen3", num_hidden_layers=3), train=train, loss=LossSettings(), total_steps=8)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.errors import DataError, MachineError
-from ap2o_fast.training import Trainer, latest_checkpoint, load_checkpoint, model_hash, save_checkpoint, score
+from ap2o_fast.training import Engine, latest_checkpoint, load_checkpoint, model_hash, save_checkpoint, score
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, make_book, make_plan, tiny_model
 
 SHARD = "shard-00001-model-00001-of-00001.safetensors"
@@ -21,9 +21,9 @@ BOOK = make_book(PROMPTS, ANSWERS)
 PLAN = make_plan(BOOK, PAIRS)
 
 
-def make_trainer(dtype: torch.dtype = torch.float32, *, seed: int = 0, steps: int = 6, kind: str = "qwen3") -> Trainer:
+def make_trainer(dtype: torch.dtype = torch.float32, *, seed: int = 0, steps: int = 6, kind: str = "qwen3") -> Engine:
     settings = TrainSettings(lr=1e-3, warmup=0.3, token_budget=64)
-    return Trainer(tiny_model(kind, dtype, seed=seed), train=settings, loss=LossSettings(), total_steps=steps)
+    return Engine(tiny_model(kind, dtype, seed=seed), train=settings, loss=LossSettings(), total_steps=steps)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def reference() -> np.ndarray:
     return score(make_trainer().model, BOOK, np.arange(len(BOOK)), 64)
 
 
-def train(trainer: Trainer, reference: np.ndarray, steps: int) -> list[tuple[float, ...]]:
+def train(trainer: Engine, reference: np.ndarray, steps: int) -> list[tuple[float, ...]]:
     names = ("loss", "grad_norm", "learning_rate", "logps/chosen", "step")
     found = [trainer.train_step(PLAN[trainer.step % 2 :], BOOK, reference) for _ in range(steps)]
     return [tuple(line[name] for name in names) for line in found]

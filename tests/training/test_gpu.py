@@ -10,7 +10,7 @@ import torch
 
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.errors import MachineError
-from ap2o_fast.training import Trainer, model_hash
+from ap2o_fast.training import Engine, model_hash
 from ap2o_fast.training.attention import shared_prefix_attention
 from ap2o_fast.training.attention_backends import choose
 from ap2o_fast.training.attention_layout import PackedAttention
@@ -82,7 +82,7 @@ def test_a_step_in_bfloat16_never_waits_for_the_gpu(kind: str) -> None:
     book, plan = make_problem()
     references = score(model, book, np.arange(len(book)), 512)
     train = TrainSettings(lr=1e-3, token_budget=100, warmup=0.0)
-    trainer = Trainer(model, train=train, loss=LossSettings(), total_steps=10)
+    trainer = Engine(model, train=train, loss=LossSettings(), total_steps=10)
     before = model.get_input_embeddings().weight.clone()
     metrics = trainer.train_step(plan, book, references)
     assert metrics["loss"] == pytest.approx(0.6931, abs=2e-2)
@@ -114,7 +114,7 @@ def test_deterministic_runs_are_equal(checkpointing: bool, backend: str, monkeyp
         references = score(model, book, np.arange(len(book)), 4096)
         settings = {"deterministic": True, "gradient_checkpointing": checkpointing, "lr": 1e-3, "warmup": 0.0}
         train = TrainSettings.model_validate({"token_budget": 2048, **settings})
-        trainer = Trainer(model, train=train, loss=LossSettings(), total_steps=10)
+        trainer = Engine(model, train=train, loss=LossSettings(), total_steps=10)
         for _ in range(3):
             trainer.train_step(plan, book, references)
         hashes.append(model_hash(model))

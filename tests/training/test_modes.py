@@ -13,7 +13,7 @@ import transformers
 
 from ap2o_fast.config import LossSettings, ModelSettings, TrainSettings
 from ap2o_fast.errors import MachineError, UsageError
-from ap2o_fast.training import Trainer, load_model, prepare_model, save_model, score, uses_liger
+from ap2o_fast.training import Engine, load_model, prepare_model, save_model, score, uses_liger
 from ap2o_fast.training.deterministic import deterministic
 from ap2o_fast.training.liger import replace_layers, use_liger
 from ap2o_fast.training.profile import StepProfiler, parse_steps
@@ -26,9 +26,9 @@ PLAN = make_plan(BOOK, PAIRS)
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-def steps(folder: Path, count: int, **settings: object) -> Trainer:
+def steps(folder: Path, count: int, **settings: object) -> Engine:
     train = TrainSettings.model_validate({"token_budget": 200} | settings)
-    trainer = Trainer(tiny_model("qwen2"), train=train, loss=LossSettings(), total_steps=9, profiles=folder)
+    trainer = Engine(tiny_model("qwen2"), train=train, loss=LossSettings(), total_steps=9, profiles=folder)
     reference = score(trainer.model, BOOK, np.arange(len(BOOK)), 200)
     for _ in range(count):
         trainer.train_step(PLAN, BOOK, reference)
@@ -37,13 +37,13 @@ def steps(folder: Path, count: int, **settings: object) -> Trainer:
 
 def test_deterministic_holds_within_the_step_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    real = Trainer._launch
+    real = Engine._launch
 
     def look(*args: object) -> Launched:
         seen.append(torch.are_deterministic_algorithms_enabled())
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Trainer, "_launch", look)
+    monkeypatch.setattr(Engine, "_launch", look)
     steps(tmp_path, 1, deterministic=True)
     steps(tmp_path, 1)
     assert seen == [True, False]

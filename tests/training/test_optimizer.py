@@ -12,7 +12,7 @@ import torch
 
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.errors import UsageError
-from ap2o_fast.training import Trainer, load_checkpoint, save_checkpoint, score
+from ap2o_fast.training import Engine, load_checkpoint, save_checkpoint, score
 from ap2o_fast.training.lean_adamw import can_be_lean, make_rates, update
 from ap2o_fast.training.moments import decode, encode
 from ap2o_fast.training.optimizer import Optimizer
@@ -35,13 +35,13 @@ def settings(**changes: object) -> TrainSettings:
     return TrainSettings.model_validate({"lr": 1e-3, "warmup": 0.0, "token_budget": 64} | changes)
 
 
-def make_trainer(dtype: torch.dtype = torch.float32, **changes: object) -> Trainer:
+def make_trainer(dtype: torch.dtype = torch.float32, **changes: object) -> Engine:
     # 320 tokens, so that the embedding, as those of real models, consists of whole blocks.
     model = tiny_model("qwen2", dtype, vocab_size=320)
-    return Trainer(model, train=settings(**changes), loss=LossSettings(), total_steps=8)
+    return Engine(model, train=settings(**changes), loss=LossSettings(), total_steps=8)
 
 
-def train(trainer: Trainer, steps: int = 6) -> Trainer:
+def train(trainer: Engine, steps: int = 6) -> Engine:
     reference = score(trainer.model, BOOK, np.arange(len(BOOK)), 64)
     for _ in range(steps):
         trainer.train_step(PLAN, BOOK, reference)

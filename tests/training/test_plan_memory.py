@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PretrainedConfig, Qwen2Config
 
 from ap2o_fast.config import LossSettings, TrainSettings
-from ap2o_fast.training import Trainer, score
+from ap2o_fast.training import Engine, score
 from ap2o_fast.training.packing import pack
 from ap2o_fast.training.plan_memory import Planner, predict
 from ap2o_fast.training.rehearsal import Batch, Form
@@ -54,7 +54,7 @@ def planner_of(name: str) -> Planner:
     return Planner(CONFIGS[name], torch.bfloat16)
 
 
-def measured(trainer: Trainer, book: MemoryBook, reference: np.ndarray) -> int:
+def measured(trainer: Engine, book: MemoryBook, reference: np.ndarray) -> int:
     """Most bytes that a training step has allocated at a time, by torch's own record of its allocator."""
     plan = make_plan(book, PAIRS)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
@@ -80,7 +80,7 @@ def test_a_step_on_the_cpu_takes_what_was_predicted(dtype: torch.dtype, changes:
     batches = pack(BOOK, make_plan(BOOK, PAIRS), reference, train.token_budget)
     largest = max(batches, key=lambda batch: len(batch.input_ids))
     batch = Batch(tokens=len(largest.input_ids), rows=len(largest.rows), keys=len(largest.kv_index))
-    trainer = Trainer(model, train=train, loss=LossSettings(), total_steps=4)
+    trainer = Engine(model, train=train, loss=LossSettings(), total_steps=4)
     planner = Planner(model.config, dtype, on_gpu=False)
     plan = planner.plan(train, batch=batch, passes=len(batches))
     there = sum(plan.parts.values())

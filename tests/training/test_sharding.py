@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ap2o_fast.config import AdapterSettings, LossSettings, TrainSettings
-from ap2o_fast.training import Trainer, score
+from ap2o_fast.training import Engine, score
 from ap2o_fast.training.adapters import adapt
 from ap2o_fast.training.distributed import ALONE, World
 from ap2o_fast.training.sharding import shard_model, whole
@@ -25,21 +25,21 @@ SINGLE = {"loss", "grad_norm", "logps/chosen", "logps/rejected", "rewards/margin
 
 def make_trainer(
     world: World = ALONE, kind: str = "qwen2", dtype: torch.dtype = torch.float32, **settings: Any
-) -> Trainer:
+) -> Engine:
     adapter = AdapterSettings(kind=settings.pop("adapter", "none"), rank=4)
     width = settings.pop("width", 64)
     model = shard_model(adapt(tiny_model(kind, dtype, hidden_size=width), adapter), world)
     train = TrainSettings.model_validate({"lr": 1e-3, "warmup": 0.0, "token_budget": 64} | settings)
-    return Trainer(model, train=train, loss=LossSettings(), total_steps=6, world=world)
+    return Engine(model, train=train, loss=LossSettings(), total_steps=6, world=world)
 
 
-def learn(trainer: Trainer, steps: int = 3) -> list[dict[str, float]]:
+def learn(trainer: Engine, steps: int = 3) -> list[dict[str, float]]:
     reference = score(trainer.model, BOOK, np.arange(len(BOOK)), 64, world=trainer.world)
     plans = [PLAN, PLAN[:1], PLAN[3:]]
     return [trainer.train_step(plans[i % 3], BOOK, reference) for i in range(steps)]
 
 
-def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+def weights(trainer: Engine) -> dict[str, torch.Tensor]:
     return {name: whole(value.detach()).clone() for name, value in trainer.model.named_parameters()}
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.errors import NumericalError, UsageError
-from ap2o_fast.training import Trainer, model_hash, score
+from ap2o_fast.training import Engine, model_hash, score
 from ap2o_fast.training.rounding import round_by_chance
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, MemoryBook, make_book, make_plan, tiny_model
 
@@ -19,12 +19,12 @@ BOOK = make_book(PROMPTS * 3, ANSWERS * 3)
 PLAN = make_plan(BOOK, [(9 * i + chosen, 9 * i + rejected) for i in range(3) for chosen, rejected in PAIRS])
 
 
-def make_trainer(kind: str = "qwen2", dtype: torch.dtype = torch.float32, **settings: object) -> Trainer:
+def make_trainer(kind: str = "qwen2", dtype: torch.dtype = torch.float32, **settings: object) -> Engine:
     train = TrainSettings.model_validate({"lr": 1e-3, "warmup": 0.25, "token_budget": 64} | settings)
-    return Trainer(tiny_model(kind, dtype), train=train, loss=LossSettings(beta=0.1), total_steps=8)
+    return Engine(tiny_model(kind, dtype), train=train, loss=LossSettings(beta=0.1), total_steps=8)
 
 
-def references(trainer: Trainer, book: MemoryBook = BOOK) -> np.ndarray:
+def references(trainer: Engine, book: MemoryBook = BOOK) -> np.ndarray:
     return score(trainer.model, book, np.arange(len(book)), 64)
 
 
@@ -152,7 +152,7 @@ def test_references_are_checked_as_the_loss_sees_them(normalized: bool) -> None:
     """Averaged over nine tokens a deviation is a ninth, and betas are chosen larger for it."""
     loss = LossSettings(beta=10, length_normalized=normalized)
     train = TrainSettings(lr=1e-3, token_budget=64)
-    trainer = Trainer(tiny_model("qwen2"), train=train, loss=loss, total_steps=8)
+    trainer = Engine(tiny_model("qwen2"), train=train, loss=loss, total_steps=8)
     stale = references(trainer)
     stale[1] += 0.003
     if normalized:
@@ -193,7 +193,7 @@ def test_checkpointing_with_dropout_is_refused() -> None:
     settings = TrainSettings(gradient_checkpointing=True)
     model = tiny_model("qwen2", attention_dropout=0.1)
     with pytest.raises(UsageError, match="dropout"):
-        Trainer(model, train=settings, loss=LossSettings(), total_steps=1)
+        Engine(model, train=settings, loss=LossSettings(), total_steps=1)
     assert not model.is_gradient_checkpointing
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tiny import byte_tokenizer
 
 from ap2o_fast.config import LossSettings, ModelSettings, TrainSettings
-from ap2o_fast.training import Trainer, check_head, load_checkpoint, load_model, save_checkpoint, save_model, score
+from ap2o_fast.training import Engine, check_head, load_checkpoint, load_model, save_checkpoint, save_model, score
 from ap2o_fast.training.distributed import join, together
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, make_book, make_plan, plain_model
 
@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
         model, tokenizer = load_model(ModelSettings(name=str(folder / "model"), threads=1), world=world)
         check_head(loss, model)
         reference = score(model, book, np.arange(len(book)), train.token_budget, world=world)
-        trainer = Trainer(model, train=train, loss=loss, total_steps=2, world=world)
+        trainer = Engine(model, train=train, loss=loss, total_steps=2, world=world)
         for metrics in trainer.train_steps([plan, plan], book, reference):
             if world.rank == 0:
                 print(f"step {metrics['step']} of 2: loss {metrics['loss']:.4f}")
