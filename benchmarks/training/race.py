@@ -120,11 +120,13 @@ def _forked_badly() -> bool:
 
 
 def _alternate(lanes: list[_Lane]) -> list[Runner]:
+    for lane in lanes:
+        lane.step()  # ready
     while any(lane.at_work for lane in lanes):
         for lane in lanes:
             if lane.at_work:
-                lane.step()
                 lane.permit()
+                lane.step()
     return [lane.runner for lane in lanes]
 
 
