@@ -22,7 +22,7 @@ from ap2o_fast.judge import ErrorType
 from ap2o_fast.reporting.metrics import MetricsSink, read_lines, truncate
 from ap2o_fast.reporting.modelcard import write_model_card
 from ap2o_fast.reporting.report import write_report
-from ap2o_fast.training import Engine, latest_checkpoint, load_checkpoint, save_model
+from ap2o_fast.training import save_model
 from ap2o_fast.workbench import Workbench
 
 
@@ -132,18 +132,7 @@ class Pipeline(Workbench):
         patience = config.train.patience
         windows = [window_pairs(pools, config.curriculum, epoch=epoch, epochs=epochs) for epoch in range(epochs)]
         steps = sum(-(-pairs // config.train.batch_pairs) for pairs in windows)
-        self.use_initial()
-        engine = Engine(
-            self.model,
-            train=config.train,
-            loss=config.loss,
-            total_steps=steps,
-            profiles=self.folder.path / "profiles",
-        )
-        at = {"epoch": 0, "step": 0}
-        if latest_checkpoint(self.folder.training):
-            at = load_checkpoint(self.folder.training, engine)
-        self.weights = "training"
+        engine, at = self.start_engine(steps)
         truncate(self.folder.path / "metrics.jsonl", "step", engine.step)
         with Interrupt() as interrupt, MetricsSink(self.folder.path / "metrics.jsonl") as sink:
             for epoch in range(at["epoch"], epochs):

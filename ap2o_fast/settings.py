@@ -190,7 +190,7 @@ class TrainSettings(Settings):
     """torch.compile each decoder layer: the first steps take minutes, the later ones less time."""
     deterministic: bool = False
     """Equal runs give equal weights on a GPU too, more slowly; needs CUBLAS_WORKSPACE_CONFIG=:4096:8 set."""
-    profile_steps: str = ""
+    profile_steps: str = Field("", coerce_numbers_to_str=True)
     """Record these optimiser steps, e.g. `3-5`, as a trace under the run folder's `profiles`; empty records none."""
     activation_offload: bool = False
     """Keep what checkpointing saves, the inputs of the layers, in host memory until the backward pass."""

@@ -32,7 +32,9 @@ from ap2o_fast.training import (
     adapters_off,
     attention_in_use,
     check_head,
+    latest_checkpoint,
     load_adapter,
+    load_checkpoint,
     load_model,
     model_hash,
     save_checkpoint,
@@ -175,6 +177,20 @@ class Workbench:
                 counts["answers"] += len(chunk)
                 counts["tokens"] += int(book.column("length")[chunk].sum())
                 bar.advance(len(chunk))
+
+    def start_engine(self, total_steps: int) -> tuple[Engine, dict[str, int]]:
+        """What trains the initial model, from the latest checkpoint on if there is one.
+
+        Returns: the engine, and where training stands: `step` steps into `epoch`, counted from 0.
+        """
+        self.use_initial()
+        train, loss, profiles = self.config.train, self.config.loss, self.folder.path / "profiles"
+        engine = Engine(self.model, train=train, loss=loss, total_steps=total_steps, profiles=profiles)
+        at = {"epoch": 0, "step": 0}
+        if latest_checkpoint(self.folder.training):
+            at = load_checkpoint(self.folder.training, engine)
+        self.weights = "training"
+        return engine, at
 
     def train_epoch(
         self,

@@ -24,7 +24,7 @@ from ap2o_fast.preferences.source import Places, read
 from ap2o_fast.reporting.metrics import MetricsSink, read_lines, truncate
 from ap2o_fast.reporting.terminal import progress
 from ap2o_fast.run_folder import RunFolder
-from ap2o_fast.training import Engine, latest_checkpoint, load_checkpoint, prepare_model, save_model
+from ap2o_fast.training import prepare_model, save_model
 from ap2o_fast.training.objective import pair_means
 from ap2o_fast.workbench import Workbench
 
@@ -111,13 +111,8 @@ class DpoRun(Workbench):
         """All epochs that are still to do; returns why they ended."""
         how, seed, order = self.config.train, self.config.seed, self.config.preferences.shuffle
         metrics, evaluations = self.folder.path / "metrics.jsonl", self.folder.path / "eval.jsonl"
-        self.use_initial()
         steps = how.epochs * -(-len(trained) // how.batch_pairs)
-        engine = Engine(self.model, train=how, loss=self.config.loss, total_steps=steps)
-        at = {"epoch": 0, "step": 0}
-        if latest_checkpoint(self.folder.training):
-            at = load_checkpoint(self.folder.training, engine)
-        self.weights = "training"
+        engine, at = self.start_engine(steps)
         truncate(metrics, "step", engine.step)
         truncate(evaluations, "epoch", at["epoch"])
         with Interrupt() as interrupt, MetricsSink(metrics) as sink:

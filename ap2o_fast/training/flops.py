@@ -1,7 +1,8 @@
 """What a forward and a training pass must multiply: the cost that packing balances and utilisation is measured by.
 
 Operations are multiplications and additions of matrix products; what is computed a second time (gradient checkpointing,
-logits that the head makes again) does not count, nor do element-wise operations.
+logits that the head makes again) does not count, nor do element-wise operations. Attention counts as if every token saw
+all before it, in layers with a sliding window too.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Engine:
         model: as `load_model` or `prepare_model` returns it.
         total_steps: length of the learning-rate schedule; steps beyond it have a learning rate of 0.
         profiles: folder for the traces of `train.profile_steps`.
-        world: the processes that train together, each with a engine of its shards and the same arguments everywhere.
+        world: the processes that train together, each with an engine of its shards and the same arguments everywhere.
     """
 
     def __init__(

@@ -178,6 +178,13 @@ def test_it_stops_early_and_keeps_the_best(settings: Path, tmp_path: Path) -> No
         assert again.run() == found
 
 
+def test_traces_lie_in_the_run_folder(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder, _ = run(settings, tmp_path / "run", "train.epochs=1", "preferences.limit=6", "train.profile_steps=1")
+    assert [path.name for path in (folder.path / "profiles").iterdir()] == ["steps-1-1.json.gz"]
+    assert not (tmp_path / "profiles").exists()
+
+
 def test_without_held_out_pairs_the_last_weights_are_kept(settings: Path, tmp_path: Path) -> None:
     folder, found = run(
         settings, tmp_path / "run", "preferences.eval.share=0", "train.epochs=2", "preferences.limit=6", "loss.type=ipo"
