@@ -1,6 +1,6 @@
 """A training step of ours beside TRL's DPOTrainer, and what each lever is worth.
 
-    python benchmarks/training/compare.py                     # ratios on this CPU: a small shape in turn, then 0.5B
+    python benchmarks/training/compare.py                     # ratios on this CPU; --shapes small 0.5B: of larger ones
     python benchmarks/gpu.py training                         # on a GPU: 0.5B to 32B, full, LoRA and QLoRA
 
 Runs from a plain checkout. Same pairs, same order, random weights. A system's figures are shown only if its
@@ -143,7 +143,7 @@ def ladder_table(found: list[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "training-cpu.json")
-    parser.add_argument("--shapes", nargs="+", default=["small", "0.5B"], help="tiny, small, 0.5B")
+    parser.add_argument("--shapes", nargs="+", default=["tiny"], help="tiny (minutes), small, 0.5B (hours)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
