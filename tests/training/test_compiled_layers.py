@@ -17,6 +17,7 @@ from ap2o_fast.errors import UsageError
 from ap2o_fast.sampling import Request
 from ap2o_fast.sampling.transformers import TransformersSampler
 from ap2o_fast.training import dpo_step_loss, pack
+from ap2o_fast.training.attention import backends, layout
 from ap2o_fast.training.models.compiled import compile_blocks
 from tests.training.support import make_book, make_plan, plain_model, tiny_model
 from tests.training.test_model import make_tokenizer

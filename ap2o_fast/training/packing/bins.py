@@ -1,4 +1,8 @@
-"""Which problems share a forward pass: few passes under a token budget, evened out by what they cost."""
+"""Which problems share a forward pass: few passes under a token budget, evened out by what they cost.
+
+First-fit decreasing finds how many are needed; then the dearest item goes into the cheapest bin, and
+items change places.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,14 @@ from ap2o_fast.training.packing.sequences import SharedPrompt
 
 
 def fill_bins(items: list[SharedPrompt], budget: int, cost: Cost, multiple: int) -> list[list[int]]:
-    """Numbers of the items of each bin, in item order; no bin is empty."""
+    """Put every item into a bin.
+
+    Args:
+        budget: tokens that a bin holds; no item is larger.
+        multiple: of how many bins their number should be, as far as there are items: that of the processes.
+
+    Returns: numbers of the items of each bin, in item order; no bin is empty.
+    """
     sizes = [item.size for item in items]
     costs = [cost.forward(len(item.prompt), [len(answer) for answer in item.answers]) for item in items]
     largest_first = sorted(range(len(items)), key=lambda i: -sizes[i])

@@ -1,7 +1,6 @@
 """From pairs of row ids to packed batches: one copy of each prompt and of each answer, no padding.
 
-Problems are the items, forward passes the bins: first-fit decreasing finds how many are needed, then they are evened
-out by what they cost, dearest item into the cheapest bin. Shapes as in `PackedBatch`.
+Problems are the items, forward passes the bins. Shapes as in `PackedBatch`.
 """
 
 from __future__ import annotations
