@@ -252,7 +252,7 @@ def doctor(
     """Say what works on this machine, what does not, and how to mend it; or what memory a run will need."""
     if plan is not None:
         from ap2o_fast.reporting.memory import print_plan
-        from ap2o_fast.training.fit_memory import plan_run
+        from ap2o_fast.training.memory.fit import plan_run
 
         config = settings.load(plan, context.args)
         print_plan(config, plan_run(config), out)
@@ -344,7 +344,7 @@ def _folder_of(config: Config, *, join: bool) -> RunFolder:
     refuse(config)
     if config.train.memory_limit_gib:
         from ap2o_fast.reporting.memory import print_plan
-        from ap2o_fast.training.fit_memory import plan_run
+        from ap2o_fast.training.memory.fit import plan_run
 
         plan = plan_run(config)
         print_plan(config, plan, err)

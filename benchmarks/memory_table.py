@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ap2o_fast.config import LossSettings, TrainSettings
-from ap2o_fast.training.plan_memory import Batch, Planner
-from ap2o_fast.training.rehearsal import Form
+from ap2o_fast.training.memory.plan import Batch, Planner
+from ap2o_fast.training.memory.rehearsal import Form
 from benchmarks.training.cases import config_of
 
 GIB = 2**30

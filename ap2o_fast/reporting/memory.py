@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ap2o_fast.config import Config
-from ap2o_fast.training.fit_memory import changes, describe
-from ap2o_fast.training.plan_memory import CONTEXT, FRAGMENTED, Plan
+from ap2o_fast.training.memory.fit import changes, describe
+from ap2o_fast.training.memory.plan import CONTEXT, FRAGMENTED, Plan
 
 GIB = 2**30
 

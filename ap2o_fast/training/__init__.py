@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from ap2o_fast.training.adapters import adapt, adapters_off, load_adapter
-from ap2o_fast.training.attention import attention_in_use
-from ap2o_fast.training.batch import PackedBatch, PackedStep
+from ap2o_fast.training.attention.packed import attention_in_use
 from ap2o_fast.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from ap2o_fast.training.liger import uses_liger
-from ap2o_fast.training.model import load_merged, load_model, load_tokenizer, model_hash, prepare_model, save_model
+from ap2o_fast.training.engine import Engine
+from ap2o_fast.training.models.adapters import adapt, adapters_off, load_adapter
+from ap2o_fast.training.models.check import prepare_model
+from ap2o_fast.training.models.liger import uses_liger
+from ap2o_fast.training.models.load import load_merged, load_model, load_tokenizer
+from ap2o_fast.training.models.quantization import quantise
+from ap2o_fast.training.models.save import model_hash, save_model
 from ap2o_fast.training.objective import check_head, dpo_step_loss, score
-from ap2o_fast.training.packing import pack, pack_rows, pack_step, packing_efficiency
-from ap2o_fast.training.quantization import quantise
-from ap2o_fast.training.step import Engine
+from ap2o_fast.training.packing.batch import PackedBatch, PackedStep
+from ap2o_fast.training.packing.pack import pack, pack_rows, pack_step, packing_efficiency
 
 __all__ = [
     "Engine",

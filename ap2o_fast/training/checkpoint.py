@@ -28,9 +28,9 @@ from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorage
 
 from ap2o_fast.errors import DataError, MachineError
 from ap2o_fast.training.disk import COMPLETE, sync, sync_tree
-from ap2o_fast.training.distributed import World, together
-from ap2o_fast.training.sharding import local, sharded_as
-from ap2o_fast.training.step import Engine
+from ap2o_fast.training.engine import Engine
+from ap2o_fast.training.parallel.distributed import World, together
+from ap2o_fast.training.parallel.sharding import local, sharded_as
 
 _FILE_BYTES = 1 << 30
 """About as much as one process writes to a file; writing needs twice that of the host's memory."""

@@ -11,12 +11,13 @@ from transformers import PreTrainedModel
 
 from ap2o_fast.config import LossSettings
 from ap2o_fast.errors import UsageError
-from ap2o_fast.training.adapters import adapters_off
-from ap2o_fast.training.batch import PackedBatch
-from ap2o_fast.training.distributed import ALONE, World, parts, sum_over_ranks
-from ap2o_fast.training.forward import packed_hidden
-from ap2o_fast.training.packing import Book, empty_batch, pack_rows
-from ap2o_fast.training.sharding import forward_pass
+from ap2o_fast.training.models.adapters import adapters_off
+from ap2o_fast.training.models.forward import packed_hidden
+from ap2o_fast.training.packing.batch import PackedBatch
+from ap2o_fast.training.packing.pack import Book, pack_rows
+from ap2o_fast.training.packing.sequences import empty_batch
+from ap2o_fast.training.parallel.distributed import ALONE, World, parts, sum_over_ranks
+from ap2o_fast.training.parallel.sharding import forward_pass
 from ap2o_kernels import DpoOutput, available_impls, linear_dpo, linear_logp
 from ap2o_kernels.answers import sum_rows
 from ap2o_kernels.losses import PairLoss, pair_losses

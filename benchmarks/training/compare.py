@@ -29,7 +29,7 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asking whether th
 import torch  # noqa: E402
 
 from ap2o_fast.training import pack_step  # noqa: E402
-from ap2o_fast.training.flops import Cost  # noqa: E402
+from ap2o_fast.training.packing.flops import Cost  # noqa: E402
 from benchmarks import measure  # noqa: E402
 from benchmarks.training import ladder, ours, trl  # noqa: E402
 from benchmarks.training.cases import PAIRS, Case, make_model  # noqa: E402

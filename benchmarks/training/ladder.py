@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.training import Engine, PackedBatch, prepare_model, score
-from ap2o_fast.training.flops import Cost
-from ap2o_fast.training.forward import packed_hidden
-from ap2o_fast.training.packing import SharedPrompt, pack_sequences
+from ap2o_fast.training.models.forward import packed_hidden
+from ap2o_fast.training.packing.flops import Cost
+from ap2o_fast.training.packing.sequences import SharedPrompt, pack_sequences
 from benchmarks.training.cases import Case, make_model
 
 RUNGS = ("padded", "packed", "cached reference", "shared prompt", "fused head", "Liger")
@@ -33,7 +33,7 @@ def train(case: Case, device: str, rung: str, tick: Callable[[], None]) -> dict[
     settings = TrainSettings(lr=1e-6, token_budget=16384)
     model = make_model(case.shape, device, torch.bfloat16 if device == "cuda" else torch.float32)
     if rung == "Liger":
-        from ap2o_fast.training.liger import use_liger
+        from ap2o_fast.training.models.liger import use_liger
 
         use_liger(model, True)
     reference = copy.deepcopy(model) if rung in ("padded", "packed") else None

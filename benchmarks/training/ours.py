@@ -10,7 +10,7 @@ import torch
 
 from ap2o_fast.config import AdapterSettings, LossSettings, TrainSettings
 from ap2o_fast.training import Engine, adapt, prepare_model, quantise, score
-from ap2o_fast.training.liger import use_liger
+from ap2o_fast.training.models.liger import use_liger
 from benchmarks.training.cases import Case, make_model
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ap2o_fast.config import LossSettings
 from ap2o_fast.training import PackedBatch, dpo_step_loss, pack, pack_rows, score
-from ap2o_fast.training.packing import SharedPrompt, pack_sequences
+from ap2o_fast.training.packing.sequences import SharedPrompt, pack_sequences
 from tests.training.support import (
     ANSWERS,
     CONFIGS,

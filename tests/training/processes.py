@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.multiprocessing as processes
 
-from ap2o_fast.training.distributed import World, join
+from ap2o_fast.training.parallel.distributed import World, join
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ import torch
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.errors import UsageError
 from ap2o_fast.training import Engine, score
-from ap2o_fast.training import activation_offload as module
+from ap2o_fast.training.memory import activation_offload as module
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, make_book, make_plan, tiny_model
 
 BOOK = make_book(PROMPTS * 3, ANSWERS * 3)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ap2o_fast.errors import UsageError
-from ap2o_fast.training.attention import shared_prefix_attention
-from ap2o_fast.training.attention_layout import PackedAttention
-from ap2o_fast.training.packing import SharedPrompt, pack_sequences
+from ap2o_fast.training.attention.layout import PackedAttention
+from ap2o_fast.training.attention.packed import shared_prefix_attention
+from ap2o_fast.training.packing.sequences import SharedPrompt, pack_sequences
 
 BATCH = pack_sequences(
     [SharedPrompt(prompt=[1] * 5, answers=[[2] * 3, [3], [4] * 6]), SharedPrompt(prompt=[5], answers=[[6] * 4])]

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from ap2o_fast.errors import MachineError, UsageError
-from ap2o_fast.training import attention_backends as backends
 from ap2o_fast.training import prepare_model
-from ap2o_fast.training.attention import attention_in_use, shared_prefix_attention, wanted_attention
-from ap2o_fast.training.attention_layout import PackedAttention
-from ap2o_fast.training.packing import SharedPrompt, pack_sequences
+from ap2o_fast.training.attention import backends
+from ap2o_fast.training.attention.layout import PackedAttention
+from ap2o_fast.training.attention.packed import attention_in_use, shared_prefix_attention, wanted_attention
+from ap2o_fast.training.packing.sequences import SharedPrompt, pack_sequences
 from tests.training.support import plain_model
 
 BATCH = pack_sequences(

@@ -16,8 +16,9 @@ from ap2o_fast.config import LossSettings
 from ap2o_fast.errors import UsageError
 from ap2o_fast.sampling import Request
 from ap2o_fast.sampling.transformers import TransformersSampler
-from ap2o_fast.training import attention_backends, attention_layout, dpo_step_loss, pack
-from ap2o_fast.training.compiled import compile_blocks
+from ap2o_fast.training import dpo_step_loss, pack
+from ap2o_fast.training.attention import backends, layout
+from ap2o_fast.training.models.compiled import compile_blocks
 from tests.training.support import make_book, make_plan, plain_model, tiny_model
 from tests.training.test_model import make_tokenizer
 
@@ -90,8 +91,8 @@ def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         assert window_size[1] == 0
         return varlen(q, k, v, cu_q, cu_k, max_q, max_k, scale, window_size[0])
 
-    monkeypatch.setattr(attention_backends, "_varlen", call)
-    monkeypatch.setattr(attention_layout, "choose", lambda *_: request.param)
+    monkeypatch.setattr(backends, "_varlen", call)
+    monkeypatch.setattr(layout, "choose", lambda *_: request.param)
     torch._dynamo.reset()
     counters.clear()
     yield request.param

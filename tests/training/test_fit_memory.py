@@ -10,8 +10,8 @@ import torch
 from ap2o_fast.cli import main
 from ap2o_fast.config import Config, TrainSettings, load
 from ap2o_fast.errors import MachineError, UsageError
-from ap2o_fast.training.fit_memory import candidates, changes, fit, plan_run
-from ap2o_fast.training.plan_memory import Planner
+from ap2o_fast.training.memory.fit import candidates, changes, fit, plan_run
+from ap2o_fast.training.memory.plan import Planner
 from tests.training.support import plain_model
 
 MODEL = plain_model("qwen2", hidden_size=256, intermediate_size=704, vocab_size=4096, num_hidden_layers=6, head_dim=64)

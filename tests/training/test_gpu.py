@@ -11,11 +11,12 @@ import torch
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.errors import MachineError
 from ap2o_fast.training import Engine, model_hash
-from ap2o_fast.training.attention import shared_prefix_attention
-from ap2o_fast.training.attention_backends import choose
-from ap2o_fast.training.attention_layout import PackedAttention
+from ap2o_fast.training.attention.backends import choose
+from ap2o_fast.training.attention.layout import PackedAttention
+from ap2o_fast.training.attention.packed import shared_prefix_attention
 from ap2o_fast.training.objective import score
-from ap2o_fast.training.packing import SharedPrompt, pack_ahead, pack_sequences
+from ap2o_fast.training.packing.pack import pack_ahead
+from ap2o_fast.training.packing.sequences import SharedPrompt, pack_sequences
 from tests.training.support import MemoryBook, make_book, make_plan, tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

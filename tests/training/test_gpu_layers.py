@@ -10,10 +10,10 @@ from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
 from ap2o_fast.training import prepare_model
-from ap2o_fast.training.compiled import compile_blocks
-from ap2o_fast.training.forward import packed_hidden
-from ap2o_fast.training.liger import use_liger
-from ap2o_fast.training.packing import SharedPrompt, pack_sequences
+from ap2o_fast.training.models.compiled import compile_blocks
+from ap2o_fast.training.models.forward import packed_hidden
+from ap2o_fast.training.models.liger import use_liger
+from ap2o_fast.training.packing.sequences import SharedPrompt, pack_sequences
 from tests.training.support import CONFIGS, VOCABULARY, plain_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

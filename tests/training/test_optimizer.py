@@ -13,9 +13,9 @@ import torch
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.errors import UsageError
 from ap2o_fast.training import Engine, load_checkpoint, save_checkpoint, score
-from ap2o_fast.training.lean_adamw import can_be_lean, make_rates, update
-from ap2o_fast.training.moments import decode, encode
-from ap2o_fast.training.optimizer import Optimizer
+from ap2o_fast.training.optimizer.adamw import Optimizer
+from ap2o_fast.training.optimizer.lean_adamw import can_be_lean, make_rates, update
+from ap2o_fast.training.optimizer.moments import decode, encode
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, make_book, make_plan, tiny_model
 
 BOOK = make_book(PROMPTS * 3, ANSWERS * 3)
@@ -85,7 +85,7 @@ def test_moments_in_float32_are_torchs_adamw() -> None:
 @pytest.mark.parametrize("variant", ["8bit", "no masters", "no masters, 8bit"])
 @pytest.mark.parametrize("slice_rows", [5, 1 << 16])
 def test_offloaded_state_gives_the_same_weights(variant: str, slice_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ap2o_fast.training.lean_adamw.SLICE_ROWS", slice_rows)
+    monkeypatch.setattr("ap2o_fast.training.optimizer.lean_adamw.SLICE_ROWS", slice_rows)
     here, away = (train(make_trainer(BFLOAT16, **VARIANTS[variant], offload_optimizer=o)) for o in (False, True))
     assert all(p.lean.away for p in away.optimizer.parameters if p.lean is not None)
     for ours, theirs in zip(away.model.parameters(), here.model.parameters(), strict=True):

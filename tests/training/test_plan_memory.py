@@ -12,9 +12,9 @@ from transformers import PretrainedConfig, Qwen2Config
 
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.training import Engine, score
-from ap2o_fast.training.packing import pack
-from ap2o_fast.training.plan_memory import Planner, predict
-from ap2o_fast.training.rehearsal import Batch, Form
+from ap2o_fast.training.memory.plan import Planner, predict
+from ap2o_fast.training.memory.rehearsal import Batch, Form
+from ap2o_fast.training.packing.pack import pack
 from tests.training.support import MemoryBook, make_book, make_plan, tiny_model
 
 GIB = 2**30

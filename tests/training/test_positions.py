@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from ap2o_fast.training.forward import packed_hidden
-from ap2o_fast.training.packing import SharedPrompt, pack_sequences
+from ap2o_fast.training.models.forward import packed_hidden
+from ap2o_fast.training.packing.sequences import SharedPrompt, pack_sequences
 from tests.training.support import VOCABULARY, plain_model, tiny_model
 
 PROMPTS, ANSWERS = [23, 6], [[9, 30, 1], [14, 5]]

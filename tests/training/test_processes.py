@@ -16,7 +16,7 @@ import torch
 
 from ap2o_fast.errors import DataError, MachineError, NumericalError, UsageError
 from ap2o_fast.training import model_hash, score
-from ap2o_fast.training.distributed import ALONE, World, any_rank, join, parts, together
+from ap2o_fast.training.parallel.distributed import ALONE, World, any_rank, join, parts, together
 from tests.training.processes import ROOT, environment, free_port, quiet_environment, run_together
 from tests.training.test_sharding import BOOK, PLAN, make_trainer
 

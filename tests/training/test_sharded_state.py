@@ -23,8 +23,8 @@ from ap2o_fast.training import (
     save_model,
     score,
 )
-from ap2o_fast.training.distributed import World
-from ap2o_fast.training.sharding import local
+from ap2o_fast.training.parallel.distributed import World
+from ap2o_fast.training.parallel.sharding import local
 from tests.training.processes import run_together
 from tests.training.support import plain_model
 from tests.training.test_sharding import BOOK, PLAN, make_trainer, weights

@@ -11,9 +11,9 @@ import torch
 
 from ap2o_fast.config import AdapterSettings, LossSettings, TrainSettings
 from ap2o_fast.training import Engine, score
-from ap2o_fast.training.adapters import adapt
-from ap2o_fast.training.distributed import ALONE, World
-from ap2o_fast.training.sharding import shard_model, whole
+from ap2o_fast.training.models.adapters import adapt
+from ap2o_fast.training.parallel.distributed import ALONE, World
+from ap2o_fast.training.parallel.sharding import shard_model, whole
 from tests.training.processes import run_together
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, make_book, make_plan, tiny_model
 

@@ -11,7 +11,7 @@ import torch
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.errors import NumericalError, UsageError
 from ap2o_fast.training import Engine, model_hash, score
-from ap2o_fast.training.rounding import round_by_chance
+from ap2o_fast.training.optimizer.rounding import round_by_chance
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, MemoryBook, make_book, make_plan, tiny_model
 
 # Three times the usual problems: more than one forward pass holds.

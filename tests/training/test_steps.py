@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ap2o_fast.errors import DataError, NumericalError
 from ap2o_fast.training import model_hash
-from ap2o_fast.training.flops import Cost
-from ap2o_fast.training.forward import packed_hidden
-from ap2o_fast.training.packing import pack_ahead, pack_step
+from ap2o_fast.training.models.forward import packed_hidden
+from ap2o_fast.training.packing.flops import Cost
+from ap2o_fast.training.packing.pack import pack_ahead, pack_step
 from tests.training.support import make_book, make_plan, tiny_model
 from tests.training.test_step import BOOK, PLAN, make_trainer, references
 

@@ -10,7 +10,7 @@ from tiny import byte_tokenizer
 
 from ap2o_fast.config import LossSettings, ModelSettings, TrainSettings
 from ap2o_fast.training import Engine, check_head, load_checkpoint, load_model, save_checkpoint, save_model, score
-from ap2o_fast.training.distributed import join, together
+from ap2o_fast.training.parallel.distributed import join, together
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, make_book, make_plan, plain_model
 
 

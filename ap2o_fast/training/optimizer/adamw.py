@@ -20,10 +20,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from ap2o_fast.config import TrainSettings
-from ap2o_fast.training.lean_adamw import make_rates, step, take_turns
-from ap2o_fast.training.parameter import check_settings, prepare_parameter
-from ap2o_fast.training.rounding import round_by_chance
-from ap2o_fast.training.sharding import local, shard_rank, whole
+from ap2o_fast.training.optimizer.lean_adamw import make_rates, step, take_turns
+from ap2o_fast.training.optimizer.parameter import check_settings, prepare_parameter
+from ap2o_fast.training.optimizer.rounding import round_by_chance
+from ap2o_fast.training.parallel.sharding import local, shard_rank, whole
 
 _TOGETHER = 32
 """Gradients that are added to their sums at a time: as long their halves stay."""

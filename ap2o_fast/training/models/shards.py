@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfi
 
 from ap2o_fast.config import ModelSettings
 from ap2o_fast.errors import UsageError
-from ap2o_fast.training.distributed import World, together
+from ap2o_fast.training.parallel.distributed import World, together
 
 _FILES = ["*.json", "*.safetensors"]
 

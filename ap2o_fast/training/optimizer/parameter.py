@@ -8,8 +8,8 @@ import torch
 
 from ap2o_fast.config import TrainSettings
 from ap2o_fast.errors import UsageError
-from ap2o_fast.training.lean_adamw import Lean, can_be_lean, make_lean
-from ap2o_fast.training.sharding import local
+from ap2o_fast.training.optimizer.lean_adamw import Lean, can_be_lean, make_lean
+from ap2o_fast.training.parallel.sharding import local
 
 
 @dataclass

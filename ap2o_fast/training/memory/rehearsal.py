@@ -15,10 +15,10 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from ap2o_fast.training import stand_ins
-from ap2o_fast.training.activation_offload import FEWEST
-from ap2o_fast.training.stand_ins import Head
-from ap2o_fast.training.tally import Tally
+from ap2o_fast.training.memory import stand_ins
+from ap2o_fast.training.memory.activation_offload import FEWEST
+from ap2o_fast.training.memory.stand_ins import Head
+from ap2o_fast.training.memory.tally import Tally
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ap2o_fast.training.attention_backends import Attend, Backend, choose, in_one_call
-from ap2o_fast.training.batch import PackedBatch
+from ap2o_fast.training.attention.backends import Attend, Backend, choose, in_one_call
+from ap2o_fast.training.packing.batch import PackedBatch
 
 
 @dataclass(frozen=True, kw_only=True)

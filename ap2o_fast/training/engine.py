@@ -23,18 +23,18 @@ from transformers import PreTrainedModel
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.errors import NumericalError, UsageError
-from ap2o_fast.training.activation_offload import offload_activations
-from ap2o_fast.training.adapters import is_adapted
-from ap2o_fast.training.batch import PackedBatch, PackedStep
-from ap2o_fast.training.compiled import compile_blocks
 from ap2o_fast.training.deterministic import deterministic
-from ap2o_fast.training.distributed import ALONE, World, any_rank, max_over_ranks, sum_over_ranks
-from ap2o_fast.training.flops import Cost, peak_flops
-from ap2o_fast.training.liger import uses_liger
-from ap2o_fast.training.model import model_hash
+from ap2o_fast.training.memory.activation_offload import offload_activations
+from ap2o_fast.training.models.adapters import is_adapted
+from ap2o_fast.training.models.compiled import compile_blocks
+from ap2o_fast.training.models.liger import uses_liger
+from ap2o_fast.training.models.save import model_hash
 from ap2o_fast.training.objective import dpo_step_loss
-from ap2o_fast.training.optimizer import Optimizer
-from ap2o_fast.training.packing import Book, pack_ahead, pack_step
+from ap2o_fast.training.optimizer.adamw import Optimizer
+from ap2o_fast.training.packing.batch import PackedBatch, PackedStep
+from ap2o_fast.training.packing.flops import Cost, peak_flops
+from ap2o_fast.training.packing.pack import Book, pack_ahead, pack_step
+from ap2o_fast.training.parallel.distributed import ALONE, World, any_rank, max_over_ranks, sum_over_ranks
 from ap2o_fast.training.profile import StepProfiler
 from ap2o_kernels.losses import PairLoss
 

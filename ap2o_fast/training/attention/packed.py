@@ -21,8 +21,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ap2o_fast.errors import UsageError
-from ap2o_fast.training.attention_backends import choose
-from ap2o_fast.training.attention_layout import PackedAttention
+from ap2o_fast.training.attention.backends import choose
+from ap2o_fast.training.attention.layout import PackedAttention
 
 # transformers takes any name with "flash" in it for an implementation of its own.
 _NAMES = {

@@ -13,11 +13,11 @@ import torch
 from transformers import PretrainedConfig
 
 from ap2o_fast.config import LossSettings, TrainSettings
-from ap2o_fast.training.lean_adamw import SLICE_ROWS, can_be_lean
-from ap2o_fast.training.moments import BLOCK
-from ap2o_fast.training.rehearsal import Batch, Bytes, Form, meta_model, rehearse
-from ap2o_fast.training.rounding import SLICE
-from ap2o_fast.training.stand_ins import Head, Linear
+from ap2o_fast.training.memory.rehearsal import Batch, Bytes, Form, meta_model, rehearse
+from ap2o_fast.training.memory.stand_ins import Head, Linear
+from ap2o_fast.training.optimizer.lean_adamw import SLICE_ROWS, can_be_lean
+from ap2o_fast.training.optimizer.moments import BLOCK
+from ap2o_fast.training.optimizer.rounding import SLICE
 
 BATCH_SHARES = {"rows": 0.75, "keys": 1.75}
 """Completion rows and gathered keys of a forward pass, in packed tokens."""

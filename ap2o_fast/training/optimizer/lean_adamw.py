@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 
 from ap2o_fast.config import TrainSettings
-from ap2o_fast.training.moments import BLOCK, Moment, decode, encode
-from ap2o_fast.training.rounding import random_bits, round_with
-from ap2o_fast.training.sharding import is_sharded, local
+from ap2o_fast.training.optimizer.moments import BLOCK, Moment, decode, encode
+from ap2o_fast.training.optimizer.rounding import random_bits, round_with
+from ap2o_fast.training.parallel.sharding import is_sharded, local
 
 SLICE_ROWS = 1 << 16
 """Blocks of weights that are updated at a time: what that needs beside them stays small."""

@@ -16,9 +16,9 @@ from transformers import AutoConfig, PretrainedConfig
 
 from ap2o_fast.config import Config, TrainSettings
 from ap2o_fast.errors import MachineError, UsageError
-from ap2o_fast.training.liger import LAYERS
-from ap2o_fast.training.plan_memory import Plan, Planner
-from ap2o_fast.training.rehearsal import Form
+from ap2o_fast.training.memory.plan import Plan, Planner
+from ap2o_fast.training.memory.rehearsal import Form
+from ap2o_fast.training.models.liger import LAYERS
 
 LEVERS: tuple[dict[str, Any], ...] = (
     {"gradient_checkpointing": True},

@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ap2o_fast.training.attention import wanted_attention
-from ap2o_fast.training.attention_layout import PackedAttention
-from ap2o_fast.training.batch import PackedBatch
+from ap2o_fast.training.attention.layout import PackedAttention
+from ap2o_fast.training.attention.packed import wanted_attention
+from ap2o_fast.training.packing.batch import PackedBatch
 
 
 def packed_hidden(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ap2o_fast.errors import UsageError
-from ap2o_fast.training.distributed import World
+from ap2o_fast.training.parallel.distributed import World
 
 P = ParamSpec("P")
 Result = TypeVar("Result")

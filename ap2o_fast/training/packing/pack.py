@@ -1,7 +1,6 @@
 """From pairs of row ids to packed batches: one copy of each prompt and of each answer, no padding.
 
-Problems are the items, forward passes the bins: first-fit decreasing finds how many are needed, then they are evened
-out by what they cost, dearest item into the cheapest bin. Shapes as in `PackedBatch`.
+Problems are the items, forward passes the bins. Shapes as in `PackedBatch`.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.errors import DataError
-from ap2o_fast.training.batch import PackedBatch, PackedStep
-from ap2o_fast.training.distributed import ALONE, World, parts
-from ap2o_fast.training.flops import TOKENS, Cost
+from ap2o_fast.training.packing.batch import PackedBatch, PackedStep
+from ap2o_fast.training.packing.bins import fill_bins
+from ap2o_fast.training.packing.flops import TOKENS, Cost
+from ap2o_fast.training.packing.sequences import SharedPrompt, Tokens, empty_batch, pack_sequences
+from ap2o_fast.training.parallel.distributed import ALONE, World, parts
 
-Tokens = npt.NDArray[np.int32] | list[int]
 AHEAD = 2
 
 
@@ -32,21 +31,6 @@ class Book(Protocol):
     def tokens(self, row: int) -> npt.NDArray[np.int32]: ...
     def column(self, name: str) -> npt.NDArray[np.generic]: ...
     def prompt_ids(self, problem: int) -> npt.NDArray[np.int32]: ...
-
-
-@dataclass(kw_only=True)
-class SharedPrompt:
-    """A prompt with its answers, and the pairs among them as (chosen, rejected) numbers of its answers."""
-
-    prompt: Tokens
-    answers: list[Tokens] = field(default_factory=list)
-    pairs: list[tuple[int, int]] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-
-    @property
-    def size(self) -> int:
-        """Packed tokens."""
-        return len(self.prompt) + sum(len(answer) for answer in self.answers)
 
 
 def pack(
@@ -80,7 +64,9 @@ def pack(
         mine = plan.problem == problem
         pairs = list(zip(plan.chosen[mine].tolist(), plan.rejected[mine].tolist(), strict=True))
         items += _split_by_pairs(book, problem, pairs, token_budget)
-    return [pack_sequences([items[i] for i in bin_], ref_logps) for bin_ in _bins(items, token_budget, cost, multiple)]
+    return [
+        pack_sequences([items[i] for i in bin_], ref_logps) for bin_ in fill_bins(items, token_budget, cost, multiple)
+    ]
 
 
 def pack_step(
@@ -146,63 +132,10 @@ def pack_rows(
     for problem in np.unique(problems).tolist():
         items += _split_by_answers(book, problem, rows[problems == problem].tolist(), token_budget)
     packed = []
-    for bin_ in _bins(items, token_budget, TOKENS, multiple):
+    for bin_ in fill_bins(items, token_budget, TOKENS, multiple):
         members = [items[i] for i in bin_]
         packed.append((pack_sequences(members), np.array([row for item in members for row in item.rows], np.int64)))
     return packed
-
-
-def pack_sequences(items: Sequence[SharedPrompt], ref_logps: npt.NDArray[np.floating] | None = None) -> PackedBatch:
-    """Lay prompts and answers end to end in the given order. `ref_logps` is by row id; absent it is zero."""
-    ids: list[Tokens] = []
-    positions, kv_index, rows, targets = [], [], [], []
-    query_lengths, key_lengths, row_counts = [], [], []
-    pairs: list[tuple[int, int]] = []
-    start = answers = 0
-    for item in items:
-        length = len(item.prompt)
-        prompt = np.arange(start, start + length)
-        ids.append(item.prompt)
-        positions.append(np.arange(length))
-        kv_index.append(prompt)
-        query_lengths.append(length)
-        key_lengths.append(length)
-        pairs += [(chosen + answers, rejected + answers) for chosen, rejected in item.pairs]
-        start += length
-        for answer in item.answers:
-            own = np.arange(start, start + len(answer))
-            row_counts.append(len(answer))
-            answers += 1
-            if len(answer) == 0:
-                continue
-            ids.append(answer)
-            positions.append(np.arange(length, length + len(answer)))
-            kv_index += [prompt, own]
-            query_lengths.append(len(answer))
-            key_lengths.append(length + len(answer))
-            # A token is predicted by the one before it: the first by the prompt's last.
-            rows += [prompt[-1:], own[:-1]]
-            targets.append(answer)
-            start += len(answer)
-    references = np.zeros(answers) if ref_logps is None else ref_logps[[row for item in items for row in item.rows]]
-    return PackedBatch(
-        input_ids=_joined(ids),
-        position_ids=_joined(positions),
-        cu_q=_offsets(query_lengths).to(torch.int32),
-        cu_k=_offsets(key_lengths).to(torch.int32),
-        kv_index=_joined(kv_index),
-        rows=_joined(rows),
-        targets=_joined(targets),
-        cu_rows=_offsets(row_counts),
-        ref_logps=torch.as_tensor(np.asarray(references), dtype=torch.float32),
-        pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
-        weights=torch.ones(len(pairs), dtype=torch.float32),
-    )
-
-
-def empty_batch() -> PackedBatch:
-    """A forward pass over one token, without answers or pairs: its loss is 0, and so is every gradient."""
-    return pack_sequences([SharedPrompt(prompt=[0])])
 
 
 def packing_efficiency(book: Book, plan: PairPlan, batches: Sequence[PackedBatch], cost: Cost = TOKENS) -> float:
@@ -283,55 +216,3 @@ def _too_long(what: str, size: int, budget: int) -> DataError:
         why="a pair's answers are computed in one forward pass",
         do=f"set train.token_budget to at least {size}, or lower sampling.max_new_tokens or prompt.max_tokens",
     )
-
-
-def _bins(items: list[SharedPrompt], budget: int, cost: Cost, multiple: int) -> list[list[int]]:
-    """Numbers of the items of each bin, in item order; no bin is empty."""
-    sizes = [item.size for item in items]
-    costs = [cost.forward(len(item.prompt), [len(answer) for answer in item.answers]) for item in items]
-    largest_first = sorted(range(len(items)), key=lambda i: -sizes[i])
-    bins: list[list[int]] = []
-    room: list[int] = []
-    for i in largest_first:
-        home = next((b for b, free in enumerate(room) if sizes[i] <= free), None)
-        if home is None:
-            home = len(bins)
-            bins.append([])
-            room.append(budget)
-        bins[home].append(i)
-        room[home] -= sizes[i]
-    wanted = min(-(-len(bins) // multiple) * multiple, len(items))
-    even: list[list[int]] = [[] for _ in range(wanted)]
-    for i in sorted(range(len(items)), key=lambda i: -costs[i]):
-        min(even, key=lambda bin_: sum(costs[j] for j in bin_)).append(i)
-    _exchange(even, costs)
-    fits = all(sum(sizes[i] for i in bin_) <= budget for bin_ in even)
-    return [sorted(bin_) for bin_ in (even if fits else bins)]
-
-
-def _exchange(bins: list[list[int]], costs: list[float]) -> None:
-    """Give items of the dearest bin to the cheapest, alone or for another, as long as that brings the two closer."""
-    while True:
-        spent = [sum(costs[i] for i in bin_) for bin_ in bins]
-        dear, cheap = bins[spent.index(max(spent))], bins[spent.index(min(spent))]
-        apart = max(spent) - min(spent)
-        # What a pair of them lies apart changes hands; half of the bins' distance would make them equal.
-        offers = [(i, j, costs[i] - (costs[j] if j is not None else 0)) for i in dear for j in (None, *cheap)]
-        i, j, moved = min(offers, key=lambda offer: abs(offer[2] - apart / 2), default=(0, None, 0.0))
-        if not apart or not 1e-6 < moved / apart < 1 - 1e-6:
-            return
-        dear.remove(i)
-        cheap.append(i)
-        if j is not None:
-            cheap.remove(j)
-            dear.append(j)
-
-
-def _joined(parts: Sequence[Tokens | npt.NDArray[np.int64]]) -> torch.Tensor:
-    if not parts:
-        return torch.zeros(0, dtype=torch.int64)
-    return torch.from_numpy(np.concatenate(parts).astype(np.int64))
-
-
-def _offsets(lengths: list[int]) -> torch.Tensor:
-    return torch.tensor([0, *np.cumsum(lengths).tolist()], dtype=torch.int64)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from ap2o_fast.training.batch import PackedBatch
+from ap2o_fast.training.packing.batch import PackedBatch
 
 Count = TypeVar("Count", int, npt.NDArray[np.int64])
 PEAK_FLOPS = {

@@ -1,0 +1,1 @@
+"""The Hugging Face model: loading, checking, saving, adapters, quantised weights, layer kernels, the packed forward."""

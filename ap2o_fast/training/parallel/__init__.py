@@ -1,0 +1,1 @@
+"""Several processes: their world, and the model sharded over it."""
