@@ -40,7 +40,7 @@ SETTLED_SECONDS = 10.0
 Figures = Mapping[str, float]
 
 # How much more than before a figure may be. Counts: nothing. Memory: what an allocator keeps of a day's work.
-ALLOWED = {"RSS of the trainer, MiB": 16.0, "RSS of the judge's processes, MiB": 24.0}
+ALLOWED = {"memory of the trainer, MiB": 16.0, "memory of the judge's processes, MiB": 24.0}
 # A lane whose examiner was lost to a hostile program makes another when it needs one: each of two may be one short.
 SHORT = {"processes of the judge": 2}
 
@@ -62,8 +62,8 @@ def measure() -> dict[str, float]:
         "processes of the judge": len(below),
         "descriptors of the trainer": len(os.listdir("/proc/self/fd")) - 1,
         "descriptors of the judge's processes": sum(_descriptors(process) for process in below),
-        "RSS of the trainer, MiB": _rss_mib(os.getpid()),
-        "RSS of the judge's processes, MiB": sum(map(_rss_mib, below)),
+        "memory of the trainer, MiB": _memory_mib(os.getpid()),
+        "memory of the judge's processes, MiB": sum(map(_memory_mib, below)),
         "temporary files": len(list(Path(tempfile.gettempdir()).glob("ap2o-judge-*"))),
         "shared memory and message queues": _shared(),
         "cgroups": sum(1 for process in _cgroups() if process in below or not Path(f"/proc/{process}").exists()),
@@ -86,12 +86,13 @@ def _descriptors(process: int) -> int:
         return 0
 
 
-def _rss_mib(process: int) -> float:
+def _memory_mib(process: int) -> float:
+    """What is resident of its own: pages of files do not leak, and come and go as the kernel wants its memory."""
     try:
-        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+        found = re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
     except OSError:
         return 0.0
-    return int(found[1]) / 1024 if found else 0.0
+    return sum(map(int, found)) / 1024
 
 
 def _shared() -> int:
