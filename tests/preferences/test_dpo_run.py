@@ -18,11 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ap2o_fast import config
 from ap2o_fast.book import ErrorBook
 from ap2o_fast.cli import main
+from ap2o_fast.curriculum.preferences import read_pairs
 from ap2o_fast.errors import MachineError, UsageError
-from ap2o_fast.preferences.pairs import read_pairs
 from ap2o_fast.preferences.run import DpoRun
-from ap2o_fast.preferences.settings import DEFAULTS, check
+from ap2o_fast.preferences.settings import check
+from ap2o_fast.reporting.dpo.data import read_data
 from ap2o_fast.reporting.metrics import read_lines
+from ap2o_fast.reporting.run import read_run
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.training import Engine, latest_checkpoint, save_checkpoint
 from tests.preferences.data import make_model, make_rows, write, write_settings
@@ -39,7 +41,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(settings: Path, path: Path, *overrides: str) -> tuple[RunFolder, dict[str, object]]:
-    folder = RunFolder.create(config.load(settings, [f"run_dir={path}", *overrides], defaults=DEFAULTS))
+    folder = RunFolder.create(config.load(settings, [f"run_dir={path}", *overrides], defaults=config.DPO_DEFAULTS))
     with DpoRun(folder, quiet=True) as dpo:
         return folder, dpo.run()
 
@@ -70,6 +72,18 @@ def test_a_run_learns_the_pairs_and_says_how_it_ended(whole: Path) -> None:
     assert evaluations[-1]["loss"] < 0.6 and found["eval"] == min(evaluations, key=lambda line: line["loss"])
     assert evaluations[-1]["rewards/margins"] > 0 and evaluations[-1]["pairs"] == 6
     assert not (whole / "checkpoints" / "training").exists()
+
+
+def test_the_report_and_the_card_are_written_at_the_end(whole: Path) -> None:
+    """With the rewards of the kept weights: those that the kept evaluation was made of."""
+    report = (whole / "report.html").read_text(encoding="utf-8")
+    assert "Ended: all 3 epochs done" in report and "right, widest margin" in report
+    assert "trained with DPO" in (whole / "checkpoints" / "best" / "README.md").read_text(encoding="utf-8")
+    found = read_run(whole)
+    data, kept = read_data(found), found.evaluations[-1]
+    assert data is not None and kept["best"]
+    assert data.margins(data.evaluated).mean() == pytest.approx(kept["rewards/margins"], abs=1e-5)
+    found.close()
 
 
 def test_the_evaluation_is_that_of_the_weights_that_are_kept(whole: Path) -> None:
@@ -206,19 +220,19 @@ def test_without_held_out_pairs_the_last_weights_are_kept(settings: Path, tmp_pa
 )
 def test_settings_that_would_do_nothing_are_refused(settings: Path, overrides: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        check(config.load(settings, overrides, defaults=DEFAULTS))
+        check(config.load(settings, overrides, defaults=config.DPO_DEFAULTS))
 
 
 def test_the_curriculum_takes_no_preferences(
     settings: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not as settings, and not as the folder of such a run: a report would tell of an exam that nobody sat."""
-    for arguments in (["run", settings, f"run_dir={tmp_path / 'run'}"], ["report", whole], ["exam", whole]):
+    """Not as settings, and not as the folder of such a run."""
+    for arguments in (["run", settings, f"run_dir={tmp_path / 'run'}"], ["exam", whole]):
         with pytest.raises(SystemExit) as stopped:
             main([str(argument) for argument in arguments])
         error = capsys.readouterr().err
         assert stopped.value.code == 2 and "preferences.source has no meaning here" in error and "ap2o dpo" in error
-    assert not (tmp_path / "run").exists() and not (whole / "report.html").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_book_of_a_run_can_be_looked_into(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
