@@ -214,12 +214,14 @@ def test_details_open_by_keyboard_and_everything_has_a_name(browser: Browser, re
 
 
 def test_the_report_of_plain_dpo_opens_too(browser: Browser, tmp_path: Path) -> None:
-    browser.open(write_report(dpo_run.build(tmp_path / "run")))
+    page = write_report(dpo_run.build(tmp_path / "run"))
+    browser.open(page)
     assert [entry for entry in browser.log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     stars = browser.run("return document.querySelectorAll('#figure-curve-loss .scatterlayer .trace').length")
     assert stars == 3
     assert browser.run("return document.querySelectorAll('main img, main script:not([type])').length") == 0
     browser.size(390, 844)
+    browser.open(page)
     assert browser.run("return document.documentElement.scrollWidth") <= 390
     browser.size(1200, 900)
 
