@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,9 +25,9 @@ from ap2o_fast.reporting.metrics import read_lines
 from ap2o_fast.reporting.run import read_run
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.training import Engine, latest_checkpoint, save_checkpoint
+from tests.launch import Ap2o
 from tests.preferences.data import make_model, make_rows, write, write_settings
 
-ROOT = Path(__file__).resolve().parents[2]
 CLOCK = {"seconds", "tflops", "peak_mib"}
 PATIENCE = 120.0
 
@@ -111,24 +109,17 @@ def test_the_evaluation_is_that_of_the_weights_that_are_kept(whole: Path) -> Non
     assert found["eval"]["loss"] == pytest.approx(np.log1p(np.exp(-margins)).mean(), abs=1e-4)
 
 
-def start(*arguments: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "ap2o_fast.cli", *arguments, "--quiet"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
 def test_killed_and_resumed_equals_uninterrupted(
     settings: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torn = tmp_path / "torn"
-    process = start("dpo", str(settings), f"run_dir={torn}")
+    process = Ap2o("dpo", settings, f"run_dir={torn}")
     deadline = time.monotonic() + PATIENCE
     while not (torn / "metrics.jsonl").exists() or (torn / "metrics.jsonl").read_bytes().count(b"\n") < 9:
-        assert process.poll() is None, process.communicate()[1].decode()
+        assert process.is_running(), process.errors()
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
     assert not (torn / "dpo.json").exists()
     state = latest_checkpoint(torn / "checkpoints" / "training")
     assert state is not None and int(state.name.split("-")[1]) >= 8, "two steps lie between checkpoints"
