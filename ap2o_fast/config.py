@@ -20,6 +20,8 @@ from pydantic import ValidationError
 
 from ap2o_fast.errors import UsageError
 from ap2o_fast.settings import (
+    DPO_DEFAULTS,
+    DPO_UNUSED,
     AdapterSettings,
     Config,
     CurriculumSettings,
@@ -44,6 +46,8 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "DPO_DEFAULTS",
+    "DPO_UNUSED",
     "AdapterSettings",
     "Config",
     "CurriculumSettings",

@@ -262,3 +262,9 @@ class Config(Settings):
     loss: LossSettings = LossSettings()
     quiz: QuizSettings = QuizSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+
+
+DPO_DEFAULTS: dict[str, Any] = {"run_dir": "runs/dpo", "train": {"epochs": 3, "checkpoint_steps": 200}}
+"""What plain DPO has in place of the tree's own defaults, which are the curriculum's; as it would stand in a file."""
+DPO_UNUSED = ("problems.", "prompt.", "sampling.", "judge.", "curriculum.", "quiz.", "evaluate.")
+"""Groups of settings that have no meaning in plain DPO."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,15 @@ import torch
 
 from ap2o_fast.book import ErrorBook
 from ap2o_fast.curriculum.plan import PairPlan
+from ap2o_fast.curriculum.preferences import read_pairs
 from ap2o_fast.interrupt import Interrupt
 from ap2o_fast.preferences.format import TokenPair, tokenize
-from ap2o_fast.preferences.pairs import Limits, read_pairs, shuffled, write_pairs
+from ap2o_fast.preferences.pairs import Limits, shuffled, write_pairs
 from ap2o_fast.preferences.settings import check
 from ap2o_fast.preferences.source import Places, read
 from ap2o_fast.reporting.metrics import MetricsSink, read_lines, truncate
+from ap2o_fast.reporting.modelcard import write_model_card
+from ap2o_fast.reporting.report import write_report
 from ap2o_fast.reporting.terminal import progress
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.training import prepare_model, save_model
@@ -45,7 +49,8 @@ class DpoRun(Workbench):
     """One run of plain DPO in progress.
 
     Files beside those of any run: `eval.jsonl`, a line an evaluation; `excluded.json`, why a pair was left out;
-    `dpo.json`, what `run` returns.
+    `dpo.json`, what `run` returns. In the book, beside the held-out answers, their log-probabilities (``logp``) after
+    the epochs that were the best so far.
     """
 
     def __init__(self, folder: RunFolder, *, quiet: bool = False, given: Given | None = None) -> None:
@@ -71,7 +76,13 @@ class DpoRun(Workbench):
             done = self._summary(ended, len(trained), len(evaluated))
             self.folder.write_json("dpo.json", done)
         shutil.rmtree(self.folder.training, ignore_errors=True)
+        self.report()
         return done
+
+    def report(self) -> Path:
+        """Write report.html and the model card; returns the report's path."""
+        write_model_card(self.folder.path)
+        return write_report(self.folder.path)
 
     def load_initial(self) -> tuple[Any, Any]:
         """The model that was given, or the one that the settings name."""
@@ -134,8 +145,11 @@ class DpoRun(Workbench):
         best = epoch == self.config.train.epochs
         if len(evaluated):
             path = self.folder.path / "eval.jsonl"
-            line = self.evaluate(book, evaluated, reference, f"evaluate epoch {epoch}")
+            line, logps = self.evaluate(book, evaluated, reference, f"evaluate epoch {epoch}")
             best = line["loss"] < min((row["loss"] for row in read_lines(path)), default=float("inf"))
+            if best:
+                rows = np.flatnonzero(~np.isnan(logps))
+                book.annotate("logp", rows, logps[rows], f"epoch {epoch}")
             with MetricsSink(path) as sink:
                 sink.write({"epoch": epoch, **line, "best": best})
                 sink.sync()
@@ -144,8 +158,9 @@ class DpoRun(Workbench):
 
     def evaluate(
         self, book: ErrorBook, plan: PairPlan, reference: npt.NDArray[np.float32], name: str
-    ) -> dict[str, float]:
-        """Loss, rewards/* and logps/* of the weights in memory: means over the plan's pairs."""
+    ) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
+        """Loss, rewards/* and logps/* of the weights in memory: means over the plan's pairs; and (N,) log-probabilities
+        by row, NaN for those of no pair."""
         rows = np.unique(np.concatenate([plan.chosen, plan.rejected]))
         logps = np.full(len(reference), np.nan, dtype=np.float32)
         for chunk, values in self.scores(book, rows, "evaluate", name):
@@ -153,7 +168,7 @@ class DpoRun(Workbench):
         pairs = np.searchsorted(rows, np.stack([plan.chosen, plan.rejected], axis=1))
         lengths = book.column("length")[rows]
         tensors = (torch.from_numpy(np.array(values)) for values in (logps[rows], reference[rows], lengths, pairs))
-        return pair_means(*tensors, settings=self.config.loss) | {"pairs": len(plan)}
+        return pair_means(*tensors, settings=self.config.loss) | {"pairs": len(plan)}, logps
 
     def best_epoch(self) -> int:
         """The epoch whose weights are in ``checkpoints/best``, 0 before there is one."""

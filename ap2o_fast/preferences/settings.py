@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from ap2o_fast import config as settings
-from ap2o_fast.config import Config
+from ap2o_fast.config import DPO_UNUSED, Config
 from ap2o_fast.errors import UsageError
-
-DEFAULTS = {"run_dir": "runs/dpo", "train": {"epochs": 3, "checkpoint_steps": 200}}
-"""In place of the tree's own defaults, which are the curriculum's."""
-UNUSED = ("problems.", "prompt.", "sampling.", "judge.", "curriculum.", "quiz.", "evaluate.")
 
 
 def check(config: Config) -> None:
     """Errors: `UsageError` for settings that lack something, contradict each other or have no meaning in plain DPO."""
     if not config.preferences.source:
         raise UsageError("no preference pairs are set", do="set preferences.source to a file or a Hub data set")
-    changed = [key for key in _changed(config) if key.startswith(UNUSED)]
+    changed = [key for key in _changed(config) if key.startswith(DPO_UNUSED)]
     if changed:
         raise UsageError(f"{changed[0]} has no meaning in plain DPO", why="it belongs to `ap2o run`", do="drop it")
     held = config.preferences.eval
@@ -41,7 +37,7 @@ def refuse(config: Config) -> None:
     if changed:
         raise UsageError(
             f"{changed[0]} has no meaning here",
-            why="it belongs to `ap2o dpo`, which has no exam, quiz, test or report",
+            why="it belongs to `ap2o dpo`, which has no exam, quiz or test",
             do="run `ap2o dpo`, or drop it",
         )
 

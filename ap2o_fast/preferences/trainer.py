@@ -10,7 +10,7 @@ from typing import Any
 from ap2o_fast import config as settings
 from ap2o_fast.errors import UsageError
 from ap2o_fast.preferences.run import DpoRun, Given
-from ap2o_fast.preferences.settings import DEFAULTS, check
+from ap2o_fast.preferences.settings import check
 from ap2o_fast.preferences.source import name_of
 from ap2o_fast.run_folder import RunFolder
 
@@ -60,7 +60,7 @@ class Trainer:
             overrides["model"] = {"name": model.name_or_path or "in memory", "dtype": kind, "device": str(model.device)}
         if eval_source:
             overrides["preferences"]["eval"] = {"source": eval_source}
-        config = settings.load(_merged(tree, overrides), defaults=DEFAULTS)
+        config = settings.load(_merged(tree, overrides), defaults=settings.DPO_DEFAULTS)
         check(config)
         self.folder = RunFolder.create(config, join=True)
         self.model: Any = None if named else model

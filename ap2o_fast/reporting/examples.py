@@ -84,19 +84,20 @@ def find_examples(book: ErrorBook, *, per_type: int, seed: int) -> list[Example]
     return examples
 
 
-def side_by_side(chosen: str, rejected: str, failing: int) -> Iterator[DiffLine]:
+def side_by_side(chosen: str, rejected: str, failing: int, *, longest: int = LONGEST_LINE) -> Iterator[DiffLine]:
     """Align two programs line by line (Ratcliff and Obershelp's matching, by difflib).
 
     Args:
         chosen, rejected: source.
         failing: the line of `rejected` that raised, 0 where none did.
+        longest: characters of a line; what is longer is cut.
     """
     left, right = chosen.split("\n"), rejected.split("\n")
     for tag, a, a_end, b, b_end in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
         for i in range(max(a_end - a, b_end - b)):
             has_left, has_right = a + i < a_end, b + i < b_end
-            old = shorten(left[a + i], LONGEST_LINE) if has_left else ""
-            new = shorten(right[b + i], LONGEST_LINE) if has_right else ""
+            old = shorten(left[a + i], longest) if has_left else ""
+            new = shorten(right[b + i], longest) if has_right else ""
             kind = "same" if tag == "equal" else "changed"
             if not (has_left and has_right):
                 kind = "chosen" if has_left else "rejected"

@@ -15,14 +15,15 @@ from plotly.subplots import make_subplots
 
 from ap2o_fast.evaluation import Evaluation
 from ap2o_fast.judge.verdict import ErrorType
-from ap2o_fast.reporting.run import best_quiz, error_rows
+from ap2o_fast.reporting.run import best_of, error_rows
 from ap2o_fast.reporting.text import duration, percent, rate
 
-BEFORE, AFTER, BEST = "#8b95a5", "#3d7fd6", "#d98324"
+BEFORE, AFTER, BEST, HELD_OUT = "#8b95a5", "#3d7fd6", "#d98324", "#3f9d6b"
 OTHER = "other types"
 SHOWN_TYPES = 9
 LONGEST_CURVE = 1000
 LEAST_SMOOTHED = 60  # points of a curve that gets a rolling mean
+AXIS = {"automargin": True, "zeroline": False, "showgrid": True}
 SMOOTH_ALREADY = ("learning_rate",)
 
 # One colour a type in every figure of every run; neighbours in the usual order of frequency differ in hue.
@@ -58,7 +59,7 @@ def error_profile(before: Evaluation | None, after: Evaluation | None) -> Figure
     if not rows:
         return None
     names = [name for name, _, _ in rows]
-    plot = _blank(height=90 + 34 * len(rows))
+    plot = blank(height=90 + 34 * len(rows))
     for label, colour, test, column in (("before", BEFORE, before, 1), ("after", AFTER, after, 2)):
         if test:
             counts = [row[column] for row in rows]
@@ -80,12 +81,12 @@ def quiz_curve(quiz: Sequence[Mapping[str, Any]]) -> Figure | None:
     if not rows:
         return None
     epochs, values = [row["epoch"] for row in rows], [row["pass@1"] for row in rows]
-    plot = _blank(height=300)
+    plot = blank(height=300)
     plot.add_scatter(x=epochs, y=values, mode="lines+markers", name="pass@1", line_color=AFTER, marker_size=5)
     plot.update_yaxes(tickformat=".0%", rangemode="tozero", title_text="pass@1")
     _epochs(plot, len(rows))
     summary = f"pass@1 on the quiz from {percent(values[0])} at epoch {epochs[0]} to {percent(values[-1])}"
-    best = best_quiz(rows)
+    best = best_of(rows)
     if best:
         plot.add_scatter(
             x=[best["epoch"]],
@@ -98,12 +99,20 @@ def quiz_curve(quiz: Sequence[Mapping[str, Any]]) -> Figure | None:
     return Figure(name="quiz", title="Quiz: pass@1 over epochs", summary=summary + ".", plot=plot)
 
 
-def training_curves(metrics: Sequence[Mapping[str, Any]], *, starts_at_ln_2: bool = True) -> list[Figure]:
+def training_curves(
+    metrics: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Mapping[str, Any]] = (),
+    *,
+    starts_at_ln_2: bool = True,
+) -> list[Figure]:
     """Curves over optimiser steps under TRL's names; those whose numbers are missing are left out.
 
     Args:
+        evaluations: one a held-out evaluation, each at the last step of its ``epoch``; the ``best`` is marked.
         starts_at_ln_2: whether the loss of an untrained model is ln 2, as DPO's is; it is marked then.
     """
+    ends = {row.get("epoch"): row.get("step") for row in metrics}
+    held_out = [{**row, "step": ends[row["epoch"]]} for row in evaluations if row.get("epoch") in ends]
     curves = (
         ("loss", ("loss",), "", math.log(2) if starts_at_ln_2 else None),
         ("rewards/margins", ("rewards/margins",), "", 0.0),
@@ -114,7 +123,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], *, starts_at_ln_2: boo
         ("learning_rate", ("learning_rate",), ".1e", None),
         ("packing_efficiency", ("packing_efficiency",), ".0%", None),
     )
-    found = (_curve(metrics, *curve) for curve in curves)
+    found = (_curve(metrics, *curve, held_out=held_out) for curve in curves)
     return [figure for figure in found if figure]
 
 
@@ -133,7 +142,9 @@ def composition(plan: Sequence[Mapping[str, Any]]) -> Figure | None:
     if rest:
         groups.append((OTHER, BEFORE, tuple(rest)))
     plot = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    _dress(plot, height=470)
+    plot.update_layout(_dress(height=470))
+    plot.update_xaxes(AXIS)
+    plot.update_yaxes(AXIS)
     epochs = [row["epoch"] for row in plan]
     for number, part in enumerate(("window", "replay"), start=1):
         for label, colour, names in groups:
@@ -158,7 +169,7 @@ def stage_times(timing: Mapping[str, Mapping[str, float]]) -> Figure | None:
     if not rows:
         return None
     labels = [f"{duration(seconds)}{_rates(seconds, row)}" for _, seconds, row in rows]
-    plot = _blank(height=70 + 32 * len(rows))
+    plot = blank(height=70 + 32 * len(rows))
     plot.add_bar(
         y=[name for name, _, _ in rows],
         x=[seconds for _, seconds, _ in rows],
@@ -186,9 +197,16 @@ def throughput(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def _curve(
-    metrics: Sequence[Mapping[str, Any]], title: str, keys: Sequence[str], tickformat: str, line: float | None
+    metrics: Sequence[Mapping[str, Any]],
+    title: str,
+    keys: Sequence[str],
+    tickformat: str,
+    line: float | None,
+    *,
+    held_out: Sequence[Mapping[str, Any]] = (),
 ) -> Figure | None:
-    plot = _blank(height=230)
+    plot = blank(height=230)
+    evaluated = [row for row in held_out if len(keys) == 1 and row.get(keys[0]) is not None]
     said: list[str] = []
     for key, colour in zip(keys, (AFTER, BEST), strict=False):
         rows = [(row.get("step", i), row[key]) for i, row in enumerate(metrics) if row.get(key) is not None]
@@ -200,28 +218,45 @@ def _curve(
             x=steps,
             y=values,
             mode="lines" if len(rows) > 1 else "markers",
-            name=key,
+            name="training" if evaluated else key,
             line={"color": colour, "width": 1 if smooth else 2},
             opacity=0.45 if smooth else 1.0,
             showlegend=not smooth,
         )
         if smooth:
             mean = _rolling(values, len(values) // 20)
-            plot.add_scatter(x=steps, y=mean, mode="lines", name=key, line_color=colour, hovertemplate="%{y} (mean)")
+            name = "training" if evaluated else key
+            plot.add_scatter(x=steps, y=mean, mode="lines", name=name, line_color=colour, hovertemplate="%{y} (mean)")
         said.append(f"{key} from {values[0]:.4g} to {values[-1]:.4g} over {len(rows):,} steps")
         if width > 1:
             said.append(f"each point is the mean of {width} steps")
     if not said:
         return None
+    if evaluated:
+        said.append(_add_held_out(plot, keys[0], evaluated))
     if line is not None:
         plot.add_hline(y=line, line_width=1, line_dash="dot", line_color=BEFORE)
-    plot.update_layout(showlegend=len(keys) > 1, margin_t=30 if len(keys) > 1 else 8)
+    several = len(keys) > 1 or bool(evaluated)
+    plot.update_layout(showlegend=several, margin_t=30 if several else 8)
     plot.update_yaxes(tickformat=tickformat, nticks=6)
     if tickformat.endswith("%"):
         plot.update_yaxes(range=[0, 1.02])
     plot.update_xaxes(title_text="step")
     name = "curve-" + "-".join(keys).replace("/", "-")
     return Figure(name=name, title=title, summary="; ".join(said) + ".", plot=plot)
+
+
+def _add_held_out(plot: go.Figure, key: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Add the held-out evaluations with the best marked; returns what they show, in words."""
+    line = {"x": [row["step"] for row in rows], "y": [row[key] for row in rows]}
+    plot.add_scatter(**line, mode="lines+markers", name="held out", line_color=HELD_OUT, marker_size=6)
+    said = f"held out {', '.join(f'{value:.4g}' for value in line['y'])}"
+    best = best_of(rows)
+    if best:
+        star = {"size": 13, "color": BEST, "symbol": "star"}
+        plot.add_scatter(x=[best["step"]], y=[best[key]], mode="markers", name="best, kept", marker=star)
+        said += f", {best[key]:.4g} after epoch {best['epoch']}, which is kept"
+    return said
 
 
 def _binned(rows: Sequence[tuple[float, float]]) -> tuple[list[float], list[float], int]:
@@ -249,22 +284,20 @@ def _rates(seconds: float, row: Mapping[str, float]) -> str:
     return f" ({text})" if text else ""
 
 
-def _blank(height: int) -> go.Figure:
-    return _dress(go.Figure(), height)
+def blank(height: int) -> go.Figure:
+    """A figure without traces in the page's dress."""
+    return go.Figure(layout={**_dress(height), "xaxis": AXIS, "yaxis": AXIS})
 
 
-def _dress(plot: go.Figure, height: int) -> go.Figure:
+def _dress(height: int) -> dict[str, Any]:
     """Without plotly's template: fonts and colours are the page's (report.js sets them from its style sheet)."""
-    plot.update_layout(
-        template=go.layout.Template(),
-        height=height,
-        margin={"l": 8, "r": 12, "t": 30, "b": 8},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        hovermode="closest",
-        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "itemclick": "toggle"},
-        dragmode=False,
-    )
-    plot.update_xaxes(automargin=True, zeroline=False, showgrid=True)
-    plot.update_yaxes(automargin=True, zeroline=False, showgrid=True)
-    return plot
+    return {
+        "template": go.layout.Template(),
+        "height": height,
+        "margin": {"l": 8, "r": 12, "t": 30, "b": 8},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "itemclick": "toggle"},
+        "dragmode": False,
+    }

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
-from ap2o_fast.evaluation import compare
-from ap2o_fast.reporting.report import SYSTEMS, caveats, sandbox_level
-from ap2o_fast.reporting.run import Run, best_quiz, error_rows, read_run
-from ap2o_fast.reporting.sittings import read_sittings
-from ap2o_fast.reporting.text import change, clean, duration, estimate, many, percent
+from ap2o_fast.reporting import curriculum_card
+from ap2o_fast.reporting.dpo import card as dpo_card
+from ap2o_fast.reporting.page import training_rates
+from ap2o_fast.reporting.run import Run, read_run
+from ap2o_fast.reporting.text import clean, duration, rate
 
-METHOD = (
-    "Preference optimisation on the model's own mistakes (AP2O-Coder, arXiv 2510.02393), with ap2o_fast: answers "
-    "sampled, judged in a sandbox and typed by error; DPO on pairs of a passed and a failed answer; short quizzes that "
-    "decide what to practise again."
-)
 USE = """## Use
 
 ```python
@@ -86,73 +82,39 @@ def card(run: Run, *, merged: bool = False) -> str:
     Args:
         merged: of a checkpoint whose adapter was merged into the model.
     """
-    name = clean(run.model)
-    adapter = _adapter(run)
-    library = "peft" if adapter and not merged else "transformers"
+    name, kind = clean(run.model), dpo_card if run.is_dpo else curriculum_card
+    library = "peft" if _adapter(run) and not merged else "transformers"
     head = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
     if run.config and not run.model_is_local:
         head.append(f"base_model: {json.dumps(name)}")
-    head += ["tags:", "- code", "- dpo", "- ap2o", *(["- lora"] if library == "peft" else []), "---", ""]
-    system = str(run.setting("curriculum.system", ""))
-    body = [f"# {name}, trained with {SYSTEMS.get(system, system or 'ap2o_fast')}", ""]
-    body += [METHOD, "", *_results(run), *_training(run), *_use(run, merged=merged), "## Limits", ""]
-    body += [f"- {_inline(line)}" for line in caveats(run, read_sittings(run))]
-    body += [
-        "- Tested on short Python functions with unit tests; a passed test is no proof of correct or safe code.",
-        "- Licence and intended use are those of the base model and of the data.",
-        "",
-    ]
+    if run.is_dpo and dpo_card.datasets(run):
+        head += ["datasets:", *(f"- {json.dumps(each)}" for each in dpo_card.datasets(run))]
+    head += ["tags:", *(f"- {tag}" for tag in kind.TAGS), *(["- lora"] if library == "peft" else []), "---", ""]
+    body = [f"# {name}, trained with {kind.system(run)}", ""]
+    body += [kind.METHOD, "", *kind.results(run), *_training(run, kind.facts(run)), *_use(run, merged=merged)]
+    body += ["## Limits", "", *(f"- {_inline(line)}" for line in kind.limits(run))]
+    body += ["- Licence and intended use are those of the base model and of the data.", ""]
     return "\n".join(head + body)
 
 
-def _results(run: Run) -> list[str]:
-    lines = ["## Results", ""]
-    if not (run.before or run.after):
-        return [*lines, "Not tested yet.", ""]
-    before, after = run.before, run.after
-    test = after or before
-    assert test is not None
-    how = (
-        f"{many(test.problems, 'test problem')}, {many(test.answers, 'judged answer')}, temperature "
-        f"{run.setting('evaluate.temperature', '?')}; unbiased pass@k, 95% confidence intervals by bootstrap over "
-        "problems (paired for the change, in percentage points)."
-    )
-    lines += [how, "", "| | before | after | change |", "|---|---:|---:|---:|"]
-    seed = int(run.setting("seed", 0))
-    for k in sorted(test.pass_at_k):
-        old, new = (found.pass_at_k.get(k) if found else None for found in (before, after))
-        difference = change(compare(before, after, k, seed)) if before and after else "–"
-        lines.append(f"| pass@{k} | {estimate(old)} | {estimate(new)} | {difference} |")
-    rows = error_rows(before, after)
-    if rows:
-        lines += ["", "Failed answers by type:", "", "| | before | after |", "|---|---:|---:|"]
-        lines += [f"| {name} | {old if before else '–'} | {new if after else '–'} |" for name, old, new in rows]
-    return [*lines, ""]
-
-
-def _training(run: Run) -> list[str]:
+def _training(run: Run, more: list[tuple[str, Any]]) -> list[str]:
     lines = ["## Training", ""]
     if not run.config:
         return [*lines, "The run has not saved its settings yet.", ""]
+    rates = training_rates(run.metrics)
     facts = [
-        ("system", run.setting("curriculum.system")),
-        ("training problems", f"{run.analysis['usable']:,}" if "usable" in run.analysis else None),
-        ("answers sampled and judged", f"{run.analysis['answers']:,}" if "answers" in run.analysis else None),
+        *more,
         ("epochs planned", run.setting("train.epochs")),
         ("optimiser steps taken", f"{len(run.metrics):,}" if run.metrics else None),
-        ("pairs trained on", f"{sum(int(row.get('pairs') or 0) for row in run.metrics):,}" if run.metrics else None),
-        ("window pairs a step", run.setting("train.batch_pairs")),
+        ("pairs in all steps", f"{sum(int(row.get('pairs') or 0) for row in run.metrics):,}" if run.metrics else None),
         ("learning rate", run.setting("train.lr")),
         ("beta", run.setting("loss.beta")),
         ("precision", run.setting("model.dtype")),
         ("trained", _adapter(run) or None),
         ("seed", run.setting("seed")),
-        ("sandbox level", sandbox_level(run) or None),
         ("time", duration(sum(float(row.get("seconds") or 0) for row in run.timing.values())) if run.timing else None),
+        ("training speed", f"{rate(rates['tokens_per_second'] or 0)} packed tokens/s" if rates else None),
     ]
-    best = best_quiz(run.quiz)
-    if best:
-        facts.append(("kept checkpoint", f"epoch {best['epoch']}, quiz pass@1 {percent(best.get('pass@1'))}"))
     return [*lines, *(f"- {name}: {_inline(str(value))}" for name, value in facts if value is not None), ""]
 
 

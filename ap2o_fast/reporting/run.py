@@ -23,9 +23,12 @@ class Run:
         config: resolved settings as nested dicts, empty where missing.
         environment: names and values; names that begin with ``note`` are caveats.
         metrics, quiz, plan: one dict a step, a quiz, an epoch.
+        evaluations: one dict an evaluation on held-out pairs, of plain DPO.
         before, after: the tests of the initial and of the trained model.
         timing: stage to seconds, answers, tokens.
         analysis: counts of the exam's analysis.
+        excluded: why by name, of problems, or of pairs by their place in the data.
+        ended: why plain DPO ended, empty as long as it has not.
         books: the error books of ``exam``, ``quiz`` and ``test`` as far as they are there, open for reading.
         troubles: files that are there but cannot be read, one sentence each.
     """
@@ -36,10 +39,13 @@ class Run:
     metrics: list[dict[str, Any]]
     quiz: list[dict[str, Any]]
     plan: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
     before: Evaluation | None
     after: Evaluation | None
     timing: dict[str, dict[str, float]]
     analysis: dict[str, Any]
+    excluded: dict[str, Any]
+    ended: str
     books: dict[str, ErrorBook]
     troubles: tuple[str, ...]
 
@@ -58,6 +64,11 @@ class Run:
         """The initial model's name without the folders of this machine: reports and cards are published."""
         name = str(self.setting("model.name", "an unknown model"))
         return Path(name).name if self.model_is_local else name
+
+    @property
+    def is_dpo(self) -> bool:
+        """True for plain DPO on preference data, False for the curriculum."""
+        return bool(self.setting("preferences.source"))
 
     @property
     def model_is_local(self) -> bool:
@@ -126,10 +137,13 @@ def read_run(path: Path) -> Run:
         metrics=lines("metrics.jsonl"),
         quiz=lines("quiz.jsonl"),
         plan=lines("plan.jsonl"),
+        evaluations=lines("eval.jsonl"),
         before=tested(evaluation.get("before"), "before"),
         after=tested(evaluation.get("after"), "after"),
         timing=mapping("timing.json"),
         analysis=mapping("analysis.json"),
+        excluded=mapping("excluded.json"),
+        ended=str(mapping("dpo.json").get("ended", "")),
         books=books,
         troubles=tuple(troubles),
     )
@@ -142,7 +156,7 @@ def error_rows(before: Evaluation | None, after: Evaluation | None) -> list[tupl
     return [(name, old.get(name, 0), new.get(name, 0)) for name in names]
 
 
-def best_quiz(quiz: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The latest quiz that was the best so far: the one whose weights are kept."""
-    marked = [row for row in quiz if row.get("best")]
+def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The latest quiz or evaluation that was the best so far: the one whose weights are kept."""
+    marked = [row for row in rows if row.get("best")]
     return marked[-1] if marked else None

@@ -164,6 +164,7 @@ def print_preferences(result: Mapping[str, Any], run: Path, *, console: Console 
         (f"checkpoint (epoch {result['best_epoch']}): ", "bold"), clean(str(run / "checkpoints/best"))
     )
     console.print(checkpoint, soft_wrap=True)
+    console.print(Text.assemble(("report: ", "bold"), clean(str(run / "report.html"))), soft_wrap=True)
 
 
 class _Lines:

@@ -50,6 +50,16 @@ def signed(count: int) -> str:
     return f"{count:+,}".replace("-", "−")
 
 
+def number(value: float | None) -> str:
+    """A plain number with four decimals, an en dash where there is none."""
+    return "–" if value is None else f"{value:.4f}".replace("-", "−")
+
+
+def reward(value: float | None) -> str:
+    """A reward or margin with its sign, an en dash where there is none."""
+    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
 def many(count: int, noun: str) -> str:
     """``1 problem``, ``2,000 problems``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +11,8 @@ import pytest
 import tiny
 
 from ap2o_fast.reporting.metrics import read_lines
+from tests.launch import Ap2o
 
-ROOT = Path(__file__).resolve().parents[2]
 CLOCK = {"seconds", "tflops", "peak_mib"}
 PATIENCE = 180.0
 
@@ -35,16 +32,9 @@ KILLS: dict[str, Callable[[Path], bool]] = {
 }
 
 
-def start(*arguments: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "ap2o_fast.cli", *arguments, "--quiet"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
 def finish(*arguments: str) -> None:
-    process = start(*arguments)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors.decode()
+    process = Ap2o(*arguments)
+    assert process.wait(PATIENCE) == 0, process.errors()
 
 
 def results(run: Path) -> dict[str, object]:
@@ -62,18 +52,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_in_every_stage_and_resumed_equals_uninterrupted(world: Path, tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     finish("run", str(world), f"run_dir={whole}")
-    process = start("run", str(world), f"run_dir={torn}")
+    process = Ap2o("run", world, f"run_dir={torn}")
     for stage, reached in KILLS.items():
         deadline = time.monotonic() + PATIENCE
         while not reached(torn):
-            assert process.poll() is None, f"ended before {stage}: {process.communicate()[1].decode()}"
+            assert process.is_running(), f"ended before {stage}: {process.errors()}"
             assert time.monotonic() < deadline, f"never reached {stage}"
             time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        process = start("resume", str(torn))
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors.decode()
+        process.kill()
+        process = Ap2o("resume", torn)
+    assert process.wait(PATIENCE) == 0, process.errors()
     expected, got = results(whole), results(torn)
     assert [name for name in expected if expected[name] != got[name]] == []
 
@@ -81,14 +69,13 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(world: Path, tmp
 def test_ctrl_c_finishes_the_step_checkpoints_and_resumes_to_the_same_end(world: Path, tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     finish("run", str(world), f"run_dir={whole}", "evaluate.before=false")
-    process = start("run", str(world), f"run_dir={stopped}", "evaluate.before=false")
+    process = Ap2o("run", world, f"run_dir={stopped}", "evaluate.before=false")
     deadline = time.monotonic() + PATIENCE
     while lines(stopped / "metrics.jsonl") < 1:
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.is_running() and time.monotonic() < deadline
         time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130, errors.decode()
+    process.send(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130, process.errors()
     taken = lines(stopped / "metrics.jsonl")
     finish("resume", str(stopped))
     assert 1 <= taken < lines(stopped / "metrics.jsonl")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,8 +18,8 @@ from ap2o_fast.pipeline import Pipeline
 from ap2o_fast.reporting.metrics import read_lines
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.training import load_model, model_hash
+from tests.launch import Ap2o
 
-ROOT = Path(__file__).resolve().parents[2]
 CLOCK = {"seconds", "tflops", "peak_mib"}
 # Greedy quizzes without a passed answer: the last epoch's adapter is kept.
 SETTINGS = ["train.lr=1e-2", "adapter.rank=4", "train.epochs=2", "evaluate.n=10", "quiz.n=1", "quiz.temperature=0"]
@@ -106,25 +102,18 @@ def test_what_cannot_be_exported(
 @pytest.mark.parametrize("run", ["lora"], indirect=True)
 def test_killed_and_resumed_equals_uninterrupted(world: World, run: RunFolder) -> None:
     torn = Path(f"{run.path}-torn")
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
-
-    def start(*arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "ap2o_fast.cli", *arguments, "--quiet"]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    process = start("run", str(world.settings), f"run_dir={torn}", *SETTINGS, *KINDS["lora"])
+    process = Ap2o("run", world.settings, f"run_dir={torn}", *SETTINGS, *KINDS["lora"])
     deadline = time.monotonic() + 120
     steps = len(read_lines(run.path / "metrics.jsonl")) // 2 + 1  # in the second epoch, after a checkpoint
     while not (torn / "metrics.jsonl").exists() or len(read_lines(torn / "metrics.jsonl")) < steps:
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.is_running() and time.monotonic() < deadline
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
     (kept,) = (path for path in (torn / "checkpoints" / "training").iterdir() if path.suffix != ".partial")
     sizes = [path.stat().st_size for path in kept.iterdir()]
     assert sum(sizes) < 100_000, "adapters and their moments; the model alone has 160,000"
-    _, errors = (process := start("resume", str(torn))).communicate(timeout=120)
-    assert process.returncode == 0, errors.decode()
+    process = Ap2o("resume", torn)
+    assert process.wait(120) == 0, process.errors()
     for name in ("quiz.jsonl", "plan.jsonl", "evaluation.json", "checkpoints/best/adapter_model.safetensors"):
         assert (torn / name).read_bytes() == (run.path / name).read_bytes(), name
     whole, again = (

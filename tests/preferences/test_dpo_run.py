@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,16 +16,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ap2o_fast import config
 from ap2o_fast.book import ErrorBook
 from ap2o_fast.cli import main
+from ap2o_fast.curriculum.preferences import read_pairs
 from ap2o_fast.errors import MachineError, UsageError
-from ap2o_fast.preferences.pairs import read_pairs
 from ap2o_fast.preferences.run import DpoRun
-from ap2o_fast.preferences.settings import DEFAULTS, check
+from ap2o_fast.preferences.settings import check
+from ap2o_fast.reporting.dpo.data import read_data
 from ap2o_fast.reporting.metrics import read_lines
+from ap2o_fast.reporting.run import read_run
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.training import Engine, latest_checkpoint, save_checkpoint
+from tests.launch import Ap2o
 from tests.preferences.data import make_model, make_rows, write, write_settings
 
-ROOT = Path(__file__).resolve().parents[2]
 CLOCK = {"seconds", "tflops", "peak_mib"}
 PATIENCE = 120.0
 
@@ -39,7 +39,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(settings: Path, path: Path, *overrides: str) -> tuple[RunFolder, dict[str, object]]:
-    folder = RunFolder.create(config.load(settings, [f"run_dir={path}", *overrides], defaults=DEFAULTS))
+    folder = RunFolder.create(config.load(settings, [f"run_dir={path}", *overrides], defaults=config.DPO_DEFAULTS))
     with DpoRun(folder, quiet=True) as dpo:
         return folder, dpo.run()
 
@@ -72,6 +72,18 @@ def test_a_run_learns_the_pairs_and_says_how_it_ended(whole: Path) -> None:
     assert not (whole / "checkpoints" / "training").exists()
 
 
+def test_the_report_and_the_card_are_written_at_the_end(whole: Path) -> None:
+    """With the rewards of the kept weights: those that the kept evaluation was made of."""
+    report = (whole / "report.html").read_text(encoding="utf-8")
+    assert "Ended: all 3 epochs done" in report and "right, widest margin" in report
+    assert "trained with DPO" in (whole / "checkpoints" / "best" / "README.md").read_text(encoding="utf-8")
+    found = read_run(whole)
+    data, kept = read_data(found), found.evaluations[-1]
+    assert data is not None and kept["best"]
+    assert data.margins(data.evaluated).mean() == pytest.approx(kept["rewards/margins"], abs=1e-5)
+    found.close()
+
+
 def test_the_evaluation_is_that_of_the_weights_that_are_kept(whole: Path) -> None:
     """Recomputed with plain transformers from the checkpoint, the initial model and the book."""
     folder = RunFolder.open(whole)
@@ -97,24 +109,17 @@ def test_the_evaluation_is_that_of_the_weights_that_are_kept(whole: Path) -> Non
     assert found["eval"]["loss"] == pytest.approx(np.log1p(np.exp(-margins)).mean(), abs=1e-4)
 
 
-def start(*arguments: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "ap2o_fast.cli", *arguments, "--quiet"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
 def test_killed_and_resumed_equals_uninterrupted(
     settings: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torn = tmp_path / "torn"
-    process = start("dpo", str(settings), f"run_dir={torn}")
+    process = Ap2o("dpo", settings, f"run_dir={torn}")
     deadline = time.monotonic() + PATIENCE
     while not (torn / "metrics.jsonl").exists() or (torn / "metrics.jsonl").read_bytes().count(b"\n") < 9:
-        assert process.poll() is None, process.communicate()[1].decode()
+        assert process.is_running(), process.errors()
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
     assert not (torn / "dpo.json").exists()
     state = latest_checkpoint(torn / "checkpoints" / "training")
     assert state is not None and int(state.name.split("-")[1]) >= 8, "two steps lie between checkpoints"
@@ -206,19 +211,19 @@ def test_without_held_out_pairs_the_last_weights_are_kept(settings: Path, tmp_pa
 )
 def test_settings_that_would_do_nothing_are_refused(settings: Path, overrides: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        check(config.load(settings, overrides, defaults=DEFAULTS))
+        check(config.load(settings, overrides, defaults=config.DPO_DEFAULTS))
 
 
 def test_the_curriculum_takes_no_preferences(
     settings: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not as settings, and not as the folder of such a run: a report would tell of an exam that nobody sat."""
-    for arguments in (["run", settings, f"run_dir={tmp_path / 'run'}"], ["report", whole], ["exam", whole]):
+    """Not as settings, and not as the folder of such a run."""
+    for arguments in (["run", settings, f"run_dir={tmp_path / 'run'}"], ["exam", whole]):
         with pytest.raises(SystemExit) as stopped:
             main([str(argument) for argument in arguments])
         error = capsys.readouterr().err
         assert stopped.value.code == 2 and "preferences.source has no meaning here" in error and "ap2o dpo" in error
-    assert not (tmp_path / "run").exists() and not (whole / "report.html").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_book_of_a_run_can_be_looked_into(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

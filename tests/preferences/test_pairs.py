@@ -10,9 +10,10 @@ import pytest
 
 from ap2o_fast.book import ErrorBook
 from ap2o_fast.config import HeldOutSettings
+from ap2o_fast.curriculum.preferences import read_pairs
 from ap2o_fast.errors import DataError
 from ap2o_fast.preferences.format import tokenize
-from ap2o_fast.preferences.pairs import Limits, read_pairs, shuffled, write_pairs
+from ap2o_fast.preferences.pairs import Limits, shuffled, write_pairs
 from tests.preferences.data import make_rows, make_tokenizer
 
 WIDE = Limits(sequence=10**6, pair=10**6)

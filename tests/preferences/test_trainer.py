@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 import ap2o_fast
 from ap2o_fast import Trainer, config
 from ap2o_fast.errors import UsageError
-from ap2o_fast.preferences.settings import DEFAULTS, check
+from ap2o_fast.preferences.settings import check
 from ap2o_fast.reporting.metrics import read_lines
 from ap2o_fast.training import model_hash
 from tests.preferences.data import make_model, make_rows, make_tokenizer, write
@@ -41,7 +41,7 @@ def test_the_lines_of_the_readme_run(
 
 
 def test_the_example_is_a_valid_run(repo: Path) -> None:
-    made = config.load(repo / "examples" / "dpo.toml", defaults=DEFAULTS)
+    made = config.load(repo / "examples" / "dpo.toml", defaults=config.DPO_DEFAULTS)
     check(made)
     assert (made.train.epochs, made.train.checkpoint_steps) == (3, 200), (
         "where a file says nothing, DPO's defaults hold"

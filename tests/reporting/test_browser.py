@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ap2o_fast.reporting.report import write_report
+from tests.reporting import dpo_run
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -210,6 +211,19 @@ def test_details_open_by_keyboard_and_everything_has_a_name(browser: Browser, re
             "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13
         )
     assert browser.run("return document.querySelectorAll('.pair')[1].open") is True
+
+
+def test_the_report_of_plain_dpo_opens_too(browser: Browser, tmp_path: Path) -> None:
+    page = write_report(dpo_run.build(tmp_path / "run"))
+    browser.open(page)
+    assert [entry for entry in browser.log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    stars = browser.run("return document.querySelectorAll('#figure-curve-loss .scatterlayer .trace').length")
+    assert stars == 3
+    assert browser.run("return document.querySelectorAll('main img, main script:not([type])').length") == 0
+    browser.size(390, 844)
+    browser.open(page)
+    assert browser.run("return document.documentElement.scrollWidth") <= 390
+    browser.size(1200, 900)
 
 
 def test_an_incomplete_run_opens_too(browser: Browser, make_run: Callable[..., Path]) -> None:

@@ -17,6 +17,8 @@ import torch.multiprocessing as processes
 from ap2o_fast.training.parallel.distributed import World, join
 
 ROOT = Path(__file__).resolve().parents[2]
+# One server a test process: what `tests/launch.py` starts needs the last two.
+PRELOAD = ["tests.training.support", "ap2o_fast.pipeline", "ap2o_fast.preferences.run"]
 
 
 def run_together(size: int, work: Callable[..., None], *arguments: Any, shard: int = 0) -> None:
@@ -34,7 +36,7 @@ def quiet_environment() -> Iterator[None]:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setenv("OMP_NUM_THREADS", "1")
         # The server imports once what all processes need; itself it computes nothing that a fork would break.
-        multiprocessing.set_forkserver_preload(["tests.training.support"])
+        multiprocessing.set_forkserver_preload(PRELOAD)
         yield
 
 

@@ -1,0 +1,117 @@
+"""A book and several processes: one writes, others read, one is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ap2o_fast.book import ErrorBook
+from ap2o_fast.errors import DataError
+from tests.book.support import add_problems, expected, make_row, rows_of
+from tests.book.test_book_round_trip import Unsynced
+from tests.faults.book_programs import (
+    FAN_IN,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+WRITER = """
+import sys
+from tests.book.support import add_problems, make_row
+from ap2o_fast.book import ErrorBook
+book = ErrorBook.open(sys.argv[1], write=True)
+add_problems(book)
+number = len(book)
+print(number, flush=True)
+while True:
+    count = 1 + number % 4
+    book.append([make_row(number + index) for index in range(count)])
+    book.commit()
+    number += count
+    print(number, flush=True)
+"""
+
+
+READER = """
+import sys
+from tests.book.support import expected, plain
+from ap2o_fast.book import ErrorBook
+book, seen = ErrorBook.open(sys.argv[1]), 0
+while seen < int(sys.argv[2]):
+    book.refresh()
+    assert len(book) >= seen
+    assert len(book) % 3 == 0, "a commit is of three rows"
+    rows = [plain(book.row(row)) for row in range(seen, len(book))]
+    assert rows == expected(len(rows), seen)
+    assert book.column("sample").tolist() == [row // 5 for row in range(len(book))]
+    seen = len(book)
+print("fine")
+"""
+
+
+def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_writer_leaves_every_acknowledged_row_and_no_half_commit(tmp_path: Path) -> None:
+    ErrorBook.create(tmp_path / "book").close()
+    acknowledged = 0
+    for turn in range(20):
+        process = start(WRITER, tmp_path / "book")
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(0.013 * (turn % 5) + 0.001 * turn)
+        process.send_signal(signal.SIGKILL)
+        printed = process.communicate()[0].split()
+        acknowledged = max([acknowledged, *map(int, printed)])
+        with ErrorBook.open(tmp_path / "book", check=True) as book:
+            assert len(book) >= acknowledged
+            ends = [0]
+            while ends[-1] < len(book):
+                ends.append(ends[-1] + 1 + ends[-1] % 4)
+            assert ends[-1] == len(book), "half a commit"
+            acknowledged = len(book)
+    assert acknowledged > 60
+    assert rows_of(book) == expected(acknowledged)
+
+
+def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
+    ErrorBook.create(tmp_path / "book").close()
+    process = start(WRITER, tmp_path / "book")
+    assert process.stdout
+    process.stdout.readline()
+    with pytest.raises(DataError, match=rf"pid {process.pid}\b"):
+        ErrorBook.open(tmp_path / "book", write=True)
+    ErrorBook.open(tmp_path / "book")
+    process.kill()
+    process.communicate()
+    with ErrorBook.open(tmp_path / "book", write=True), pytest.raises(DataError, match=rf"pid {os.getpid()}\b"):
+        ErrorBook.open(tmp_path / "book", write=True)
+
+
+def test_readers_beside_a_writer_see_whole_commits_only(tmp_path: Path) -> None:
+    book = ErrorBook.create(tmp_path / "book", files=Unsynced())
+    add_problems(book)
+    book.commit()
+    rows = 60 * FAN_IN
+    readers = [start(READER, book.folder, rows) for _ in range(2)]
+    for number in range(0, rows, 3):
+        book.append([make_row(number + index) for index in range(3)])
+        book.commit()
+        time.sleep(0.002)
+    for reader in readers:
+        output, errors = reader.communicate(timeout=60)
+        assert output == "fine\n", errors
