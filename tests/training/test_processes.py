@@ -1,4 +1,4 @@
-"""Processes as torchrun starts them: one is killed, one fails, they are too many, or run `ap2o`."""
+"""Processes as torchrun starts them: one is killed, one fails, they are too many, or torchrun itself starts them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch
 from ap2o_fast.errors import DataError, MachineError, NumericalError, UsageError
 from ap2o_fast.training import model_hash, score
 from ap2o_fast.training.parallel.distributed import ALONE, World, any_rank, join, parts, together
+from tests.preferences.data import make_model, make_rows, write, write_settings
 from tests.training.processes import ROOT, environment, free_port, quiet_environment, run_together
 from tests.training.test_sharding import BOOK, PLAN, make_trainer
 
@@ -127,10 +128,13 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
         )
 
 
-def test_ap2o_says_that_it_does_not_run_under_torchrun(tmp_path: Path) -> None:
-    done = torchrun("-m", "ap2o_fast", "run", str(tmp_path / "any.toml"))
-    assert done.returncode != 0
-    assert "`ap2o` runs in one process, torchrun started 2" in done.stderr
+def test_the_command_of_the_page_trains_under_torchrun(tmp_path: Path) -> None:
+    pairs = write(tmp_path / "pairs.jsonl", make_rows(8))
+    settings = write_settings(tmp_path, make_model(tmp_path / "model"), pairs)
+    done = torchrun("-m", "ap2o_fast", "dpo", str(settings), "train.epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("6 pairs trained on in 2 steps") == 1
+    assert (tmp_path / "run" / "checkpoints" / "best" / "model.safetensors").exists()
 
 
 def test_a_program_of_the_page_trains_under_torchrun(tmp_path: Path) -> None:
@@ -138,3 +142,5 @@ def test_a_program_of_the_page_trains_under_torchrun(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "step 2 of 2" in done.stdout
     assert (tmp_path / "trained" / "model.safetensors").exists()
+    assert (tmp_path / "run" / "checkpoints" / "best" / "model.safetensors").exists()
+    assert "refused: a loaded model cannot be divided among 2 processes" in done.stdout
