@@ -88,8 +88,9 @@ def reshard(model: PreTrainedModel) -> None:
 def unsharded(model: PreTrainedModel) -> Iterator[None]:
     """Inside, every process has all weights, and a forward pass in one needs none of the others: to sample answers.
 
-    The weights are those of the shards, of the same dtype, gathered where FSDP puts them for a forward pass and freed
-    at the end: one copy of the model a process for that time. They must not be trained inside. All processes enter.
+    The model's parameters are ordinary whole tensors then, those of the shards to the bit. They are gathered where FSDP
+    puts them for a forward pass and freed at the end: one copy of the model a process for that time. They must not be
+    trained inside. All processes enter.
 
     Errors: `MachineError` where they do not fit.
     """
@@ -112,15 +113,6 @@ def unsharded(model: PreTrainedModel) -> Iterator[None]:
         for unit in units:
             unit.set_reshard_after_forward(unit is not model, recurse=False)
             unit.reshard()
-
-
-def whole_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and value of every parameter, whole in every process, one at a time. All processes ask together.
-
-    What another engine is given to answer with the weights that are being trained.
-    """
-    for name, parameter in model.named_parameters():
-        yield name, whole(parameter.detach())
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
