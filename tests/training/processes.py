@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -30,6 +31,21 @@ def run_together(size: int, work: Callable[..., None], *arguments: Any, shard: i
     with quiet_environment():
         inputs = (size, free_port(), shard, work, arguments)
         processes.start_processes(_member, inputs, nprocs=size, start_method="forkserver")
+
+
+def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a program, or with ``-m`` a module, in two processes of torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "kernels", ROOT / "tests")))}
+    with quiet_environment():
+        return subprocess.run(
+            [*command, *map(str, arguments)],
+            env=os.environ | paths,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
 
 
 def run_commands(

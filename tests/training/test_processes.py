@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,16 @@ import torch
 from ap2o_fast.errors import DataError, MachineError, NumericalError, UsageError
 from ap2o_fast.training import model_hash, score
 from ap2o_fast.training.parallel.distributed import ALONE, World, any_rank, join, parts, together
-from tests.preferences.data import make_model, make_rows, write, write_settings
-from tests.training.processes import ROOT, environment, free_port, quiet_environment, run_together
+from tests.training.processes import (
+    PATIENCE,
+    ROOT,
+    environment,
+    free_port,
+    quiet_environment,
+    run_together,
+    torchrun,
+)
 from tests.training.test_sharding import BOOK, PLAN, make_trainer
-
-PATIENCE = 120.0
 
 
 def test_passes_are_as_many_everywhere_and_of_like_cost() -> None:
@@ -117,24 +120,6 @@ def test_what_the_processes_cannot_have_is_refused(monkeypatch: pytest.MonkeyPat
     with join("cpu") as world:
         assert world == ALONE
     assert not torch.distributed.is_initialized()
-
-
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
-    paths = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "kernels", ROOT / "tests")))}
-    with quiet_environment():
-        return subprocess.run(
-            command, env=os.environ | paths, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-
-
-def test_the_command_of_the_page_trains_under_torchrun(tmp_path: Path) -> None:
-    pairs = write(tmp_path / "pairs.jsonl", make_rows(8))
-    settings = write_settings(tmp_path, make_model(tmp_path / "model"), pairs)
-    done = torchrun("-m", "ap2o_fast", "dpo", str(settings), "train.epochs=1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("6 pairs trained on in 2 steps") == 1
-    assert (tmp_path / "run" / "checkpoints" / "best" / "model.safetensors").exists()
 
 
 def test_a_program_of_the_page_trains_under_torchrun(tmp_path: Path) -> None:
