@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +20,12 @@ from ap2o_fast.config import Config
 from ap2o_fast.errors import Ap2oError, UsageError
 
 if TYPE_CHECKING:
+    from ap2o_fast.pipeline import Pipeline
     from ap2o_fast.run_folder import RunFolder
 
 INTERRUPTED = 130
+SHARED = ("dpo", "run", "resume", "exam", "correct", "quiz", "evaluate")
+"""Commands that several processes can do together."""
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer(
@@ -49,13 +53,13 @@ def demo(context: typer.Context, quiet: Quiet = False) -> None:
 
         overrides.insert(0, f"model.name={ensure_demo_model(report=err.print)}")
     config = settings.load(Path(__file__).with_name("demo.toml"), overrides)
-    _run(_folder_of(config, join=True), quiet)
+    _run(config, quiet, join=True)
 
 
 @app.command(context_settings=PASS_ON)
 def run(context: typer.Context, file: Target, quiet: Quiet = False) -> None:
     """Run everything: exam, analysis, correction, quiz, test, report. Refuses a folder that holds a run."""
-    _run(_folder_of(settings.load(file, context.args), join=False), quiet)
+    _run(settings.load(file, context.args), quiet, join=False)
 
 
 @app.command(context_settings=PASS_ON)
@@ -66,11 +70,10 @@ def dpo(
 ) -> None:
     """Train plain DPO on prompt/chosen/rejected data. Refuses a folder that holds a run."""
     from ap2o_fast.preferences.settings import check
-    from ap2o_fast.run_folder import RunFolder
 
     config = settings.load(file, context.args, defaults=settings.DPO_DEFAULTS)
     check(config)
-    _dpo(RunFolder.create(config), quiet)
+    _dpo(config, quiet)
 
 
 @app.command()
@@ -269,7 +272,10 @@ def doctor(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exits with the codes of `ap2o_fast.errors`, 2 for usage and 130 when interrupted."""
+    """Entry point; exits with the codes of `ap2o_fast.errors`, 2 for usage and 130 when interrupted.
+
+    Of the processes of torchrun the first prints. Of an error that several have, one of them tells.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [text for text in given if text != "--debug"]
@@ -277,13 +283,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _start(arguments: list[str]) -> None:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1:
+    processes, command = int(os.environ.get("WORLD_SIZE", "1")), next(iter(arguments), "")
+    if processes > 1 and command not in SHARED:
         raise UsageError(
-            f"`ap2o` runs in one process, torchrun started {processes}",
-            why="its processes would each write the run folder; several train together in a program of yours",
-            do="start it without torchrun, or see docs/multi-gpu.md",
+            f"`ap2o {command}` runs in one process, torchrun started {processes}",
+            why=f"only {', '.join(SHARED)} share their work",
+            do="start it without torchrun",
         )
+    out.quiet = _rank() > 0
     app(arguments, prog_name="ap2o", standalone_mode=True)
 
 
@@ -293,7 +300,10 @@ def _exit(call: Callable[[], Any], debug: bool) -> None:
     except Ap2oError as error:
         if debug:
             raise
-        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        # What is wrong with a command is wrong in every process, and found before they meet.
+        if not (isinstance(error, UsageError) and _rank() if error.told is None else error.told):
+            where = f"process {_rank()}: " if _rank() else ""
+            err.print(f"{where}error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(error.exit_code) from error
     except OSError as error:
         if debug or error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
@@ -302,59 +312,77 @@ def _exit(call: Callable[[], Any], debug: bool) -> None:
         err.print("do:  make room or change run_dir, then `ap2o resume`", markup=False)
         raise SystemExit(4) from error
     except KeyboardInterrupt:
-        err.print("interrupted; what is committed is kept, and `ap2o resume` goes on from there")
+        if _rank() == 0:
+            err.print("interrupted; what is committed is kept, and `ap2o resume` goes on from there")
         raise SystemExit(INTERRUPTED) from None
 
 
-def _run(folder: RunFolder, quiet: bool) -> None:
-    with _pipeline(folder, quiet) as pipeline:
+def _rank() -> int:
+    """Number of this process among those of torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _run(begin: Config | RunFolder, quiet: bool, *, join: bool = False) -> None:
+    with _pipeline(begin, quiet, join=join) as pipeline:
         pipeline.run()
-        _print_results(folder)
+        _print_results(pipeline.folder)
 
 
-def _dpo(folder: RunFolder, quiet: bool) -> None:
+def _dpo(begin: Config | RunFolder, quiet: bool) -> None:
     from transformers.utils import logging
 
     from ap2o_fast.preferences.run import DpoRun
+    from ap2o_fast.processes import create_folder, meet
     from ap2o_fast.reporting.terminal import print_preferences
 
     logging.disable_progress_bar()
-    with DpoRun(folder, quiet=quiet) as run:
-        print_preferences(run.run(), folder.path, console=out)
+    with meet(begin if isinstance(begin, Config) else begin.config) as world:
+        folder = create_folder(begin, world, join=False) if isinstance(begin, Config) else begin
+        with DpoRun(folder, quiet=quiet, world=world) as run:
+            print_preferences(run.run(), folder.path, console=out)
 
 
-def _pipeline(folder: RunFolder, quiet: bool) -> Any:
+@contextmanager
+def _pipeline(begin: Config | RunFolder, quiet: bool, *, join: bool = True) -> Iterator[Pipeline]:
+    """A run's stages, in all processes of torchrun.
+
+    Args:
+        begin: the run's folder, or settings of which to make it.
+        join: a folder that holds a run with the same settings is continued.
+    """
     from transformers.utils import logging
 
     from ap2o_fast.pipeline import Pipeline
     from ap2o_fast.preferences.settings import refuse
+    from ap2o_fast.processes import create_folder, meet
 
-    refuse(folder.config)
-    logging.disable_progress_bar()
-    return Pipeline(folder, quiet=quiet)
-
-
-def _folder_of(config: Config, *, join: bool) -> RunFolder:
-    from ap2o_fast.preferences.settings import refuse
-    from ap2o_fast.run_folder import RunFolder
-
+    config = begin if isinstance(begin, Config) else begin.config
     refuse(config)
-    if config.train.memory_limit_gib:
-        from ap2o_fast.reporting.memory import print_plan
-        from ap2o_fast.training.memory.fit import plan_run
-
-        plan = plan_run(config)
-        print_plan(config, plan, err)
-        config = config.model_copy(update={"train": plan.train})
-    return RunFolder.create(config, join=join)
+    logging.disable_progress_bar()
+    with meet(config) as world:
+        folder = create_folder(_planned(begin, world.size), world, join=join) if isinstance(begin, Config) else begin
+        with Pipeline(folder, quiet=quiet, world=world) as pipeline:
+            yield pipeline
 
 
-def _target(target: Path, overrides: list[str]) -> RunFolder:
-    """A run folder as it is, or that of a settings file, made where it is missing."""
+def _planned(config: Config, processes: int) -> Config:
+    """The settings that keep to the memory limit, where one is set."""
+    if not config.train.memory_limit_gib or processes > 1:
+        return config
+    from ap2o_fast.reporting.memory import print_plan
+    from ap2o_fast.training.memory.fit import plan_run
+
+    plan = plan_run(config)
+    print_plan(config, plan, err)
+    return config.model_copy(update={"train": plan.train})
+
+
+def _target(target: Path, overrides: list[str]) -> Config | RunFolder:
+    """A run folder as it is, or the settings of a file."""
     from ap2o_fast.run_folder import RunFolder
 
     if not target.is_dir():
-        return _folder_of(settings.load(target, overrides), join=True)
+        return settings.load(target, overrides)
     if overrides:
         raise UsageError("a run's settings are fixed", do="give overrides with the settings file of a new run")
     return RunFolder.open(target)

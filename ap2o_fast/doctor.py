@@ -64,6 +64,7 @@ def findings(*, hub: bool = False, folder: Path | None = None) -> list[Finding]:
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("Python", _python),
         ("torch", _torch),
+        ("several GPUs", _several),
         ("transformers", _transformers),
         ("memory", _memory),
         ("disk", lambda: _disk(here)),
@@ -125,6 +126,22 @@ def _torch() -> Iterator[Finding]:
             detail=detail,
             fix="" if major >= 8 else "no bfloat16 before sm_80: set model.dtype=float32",
         )
+
+
+def _several() -> Iterator[Finding]:
+    """Whether the GPUs can train together; nothing where there is one or none."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus < 2:
+        return
+    missing = [name for name in ("gloo", "nccl") if not getattr(torch.distributed, f"is_{name}_available")()]
+    yield Finding(
+        name="several GPUs",
+        status="warn" if missing else "ok",
+        detail=f"torch is built without {' and '.join(missing)}" if missing else f"{gpus} can be used by one run",
+        fix="install torch from PyPI" if missing else f"torchrun --nproc-per-node {gpus} -m ap2o_fast run my.toml",
+    )
 
 
 def _transformers() -> Iterator[Finding]:

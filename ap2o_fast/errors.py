@@ -10,9 +10,13 @@ class Ap2oError(Exception):
         what: what went wrong, naming the file, key or value.
         why: the cause, where it is not obvious from `what`.
         do: what the reader can do about it.
+
+    Attributes:
+        told: whether another process of the run prints it; None where they have not met.
     """
 
     exit_code = 1
+    told: bool | None = None
 
     def __init__(self, what: str, *, why: str = "", do: str = "") -> None:
         self.what, self.why, self.do = what, why, do

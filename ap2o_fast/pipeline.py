@@ -6,7 +6,6 @@ calling all of them again, and ends with the same numbers as one that was not.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ap2o_fast.book import ErrorBook
 from ap2o_fast.curriculum import WINDOW, PairPlan, Pool, make_pools, plan_epoch, window_pairs
 from ap2o_fast.errors import DataError
 from ap2o_fast.evaluation import evaluate, flakiness, to_dict, write_samples
 from ap2o_fast.interrupt import Interrupt
 from ap2o_fast.judge import ErrorType
-from ap2o_fast.reporting.metrics import MetricsSink, read_lines, truncate
 from ap2o_fast.reporting.modelcard import write_model_card
 from ap2o_fast.reporting.report import write_report
 from ap2o_fast.training import save_model
@@ -51,6 +50,9 @@ class Pipeline(Workbench):
         Errors: `DataError` where no problem has both passed and failed answers.
         """
         book = self.book("exam")
+        return self.team.first(lambda: self._analyse(book))
+
+    def _analyse(self, book: ErrorBook) -> list[Pool]:
         pools, dropped = make_pools(book, self.config.curriculum)
         counts = book.frequencies(0).sum(axis=0)
         errors = Counter({kind.name: int(counts[kind]) for kind in ErrorType if kind.is_failure and counts[kind]})
@@ -76,9 +78,9 @@ class Pipeline(Workbench):
             reference = self._reference_logps(pools)
             steps = self._train(pools, reference)
             self.forget_model()
-            epochs = read_lines(self.folder.path / "quiz.jsonl")[-1]["epoch"]
+            epochs = self.folder.read_lines("quiz.jsonl")[-1]["epoch"]
             self.folder.write_json("corrected.json", {"epochs": epochs, "steps": steps})
-        shutil.rmtree(self.folder.training, ignore_errors=True)
+        self.folder.forget_training()
 
     def test_initial(self) -> None:
         """Sit the test with the initial model."""
@@ -100,8 +102,7 @@ class Pipeline(Workbench):
             self.use_best(best)
             self._test(best)
             results["after"] = to_dict(evaluate(book, best, how.k, self.config.seed))
-            preambles = {problem.task_id: problem.preamble for problem in self.problems["test"]}
-            write_samples(book, self.folder.path / "samples.jsonl", round=best, preambles=preambles)
+            self.team.first(lambda: self._write_samples(best))
         if not results:
             raise DataError("there is nothing to test", do="train first (`ap2o correct`), or set evaluate.before=true")
         self.folder.write_json("evaluation.json", results)
@@ -109,21 +110,24 @@ class Pipeline(Workbench):
 
     def quiz(self) -> dict[str, Any]:
         """The latest quiz as in quiz.jsonl; the initial model sits it where there is none yet."""
-        history = read_lines(self.folder.path / "quiz.jsonl")
+        history = self.folder.read_lines("quiz.jsonl")
         if not history:
             self.use_initial()
             self._quiz(0)
-            history = read_lines(self.folder.path / "quiz.jsonl")
+            history = self.folder.read_lines("quiz.jsonl")
         return history[-1]
 
     def report(self) -> Path:
         """Write report.html and the model card; returns the report's path."""
+        return self.team.first(self._report)
+
+    def _report(self) -> Path:
         write_model_card(self.folder.path)
         return write_report(self.folder.path)
 
     def best_epoch(self) -> int | None:
         """The epoch whose weights are kept: the best quiz, the later of equals. None before the first quiz."""
-        best = [line["epoch"] for line in read_lines(self.folder.path / "quiz.jsonl") if line["best"]]
+        best = [line["epoch"] for line in self.folder.read_lines("quiz.jsonl") if line["best"]]
         return int(best[-1]) if best else None
 
     def _train(self, pools: list[Pool], reference: npt.NDArray[np.float32]) -> int:
@@ -133,8 +137,8 @@ class Pipeline(Workbench):
         windows = [window_pairs(pools, config.curriculum, epoch=epoch, epochs=epochs) for epoch in range(epochs)]
         steps = sum(-(-pairs // config.train.batch_pairs) for pairs in windows)
         engine, at = self.start_engine(steps)
-        truncate(self.folder.path / "metrics.jsonl", "step", engine.step)
-        with Interrupt() as interrupt, MetricsSink(self.folder.path / "metrics.jsonl") as sink:
+        self.folder.truncate("metrics.jsonl", "step", engine.step)
+        with Interrupt() as interrupt, self.folder.sink("metrics.jsonl") as sink:
             for epoch in range(at["epoch"], epochs):
                 quiz_errors = self._quiz(epoch)
                 if patience and epoch - int(self.best_epoch() or 0) >= patience:
@@ -159,15 +163,14 @@ class Pipeline(Workbench):
         counts = self.book("quiz").frequencies(epoch).sum(axis=0)
         errors = {int(kind): int(counts[kind]) for kind in ErrorType if kind.is_failure and counts[kind]}
         passed, answers = int(counts[ErrorType.Passed]), int(counts[: ErrorType.Unjudgeable].sum())
-        path = self.folder.path / "quiz.jsonl"
-        truncate(path, "epoch", epoch - 1)
+        self.folder.truncate("quiz.jsonl", "epoch", epoch - 1)
         rate = passed / answers if answers else 0.0
-        best = rate >= max((line["pass@1"] for line in read_lines(path)), default=0.0)
+        best = rate >= max((line["pass@1"] for line in self.folder.read_lines("quiz.jsonl")), default=0.0)
         if best and self.folder.read_json("checkpoints/best/COMPLETE").get("epoch") != epoch:
-            save_model(self.model, self.tokenizer, self.folder.best, note={"epoch": epoch})
+            save_model(self.model, self.tokenizer, self.folder.best, note={"epoch": epoch}, world=self.world)
         named = {ErrorType(kind).name: count for kind, count in errors.items()}
         line = {"epoch": epoch, "passed": passed, "answers": answers, "pass@1": rate, "errors": named, "best": best}
-        _write_line(path, {**line, **self._flakiness("quiz", epoch)})
+        self.folder.append("quiz.jsonl", {**line, **self._flakiness("quiz", epoch)})
         return errors
 
     def _flakiness(self, stage: str, round: int) -> dict[str, int]:
@@ -175,8 +178,7 @@ class Pipeline(Workbench):
         return {"judged_twice": found.twice, "flaky": found.flaky}
 
     def _log_plan(self, epoch: int, plan: PairPlan) -> None:
-        path = self.folder.path / "plan.jsonl"
-        truncate(path, "epoch", epoch - 1)
+        self.folder.truncate("plan.jsonl", "epoch", epoch - 1)
         in_window = plan.source == WINDOW
         _, first = np.unique(plan.rejected, return_index=True)
         line = {
@@ -187,23 +189,21 @@ class Pipeline(Workbench):
             "replay": _by_type(plan.error[~in_window]),
             "answers": _by_type(plan.error[first]),
         }
-        _write_line(path, line)
+        self.folder.append("plan.jsonl", line)
 
     def _reference_logps(self, pools: list[Pool]) -> npt.NDArray[np.float32]:
         """(N,) log-probabilities of the pools' answers under the initial model, computed once, kept in the book."""
         rows = np.concatenate([part for pool in pools for part in (pool.passed, pool.failed)])
         return self.reference_logps(self.book("exam"), rows)
 
+    def _write_samples(self, round: int) -> None:
+        preambles = {problem.task_id: problem.preamble for problem in self.problems["test"]}
+        write_samples(self.book("test"), self.folder.path / "samples.jsonl", round=round, preambles=preambles)
+
     def _test(self, round: int) -> None:
         how = self.config.evaluate
         policy = f"epoch-{round}" if round else "init"
         self.sit("test", round, policy, n=how.n, temperature=how.temperature, top_p=how.top_p)
-
-
-def _write_line(path: Path, line: dict[str, Any]) -> None:
-    with MetricsSink(path) as sink:
-        sink.write(line)
-        sink.sync()
 
 
 def _by_type(errors: npt.NDArray[np.uint8]) -> dict[str, int]:

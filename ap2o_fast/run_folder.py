@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 from ap2o_fast import config as settings
 from ap2o_fast.config import Config
 from ap2o_fast.errors import DataError, UsageError
+from ap2o_fast.reporting import metrics
+from ap2o_fast.reporting.metrics import MetricsSink
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,28 @@ class RunFolder:
         """The content of a JSON file, empty where it is not there yet."""
         path = self.path / name
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """All complete lines of a JSONL file; empty where it is not there yet."""
+        return metrics.read_lines(self.path / name)
+
+    def truncate(self, name: str, key: str, value: float) -> None:
+        """Drop the lines of a JSONL file whose `key` is greater than `value`."""
+        metrics.truncate(self.path / name, key, value)
+
+    def sink(self, name: str) -> MetricsSink:
+        """What appends to a JSONL file."""
+        return MetricsSink(self.path / name)
+
+    def append(self, name: str, line: Mapping[str, Any]) -> None:
+        """Append one line to a JSONL file, synced."""
+        with self.sink(name) as sink:
+            sink.write(line)
+            sink.sync()
+
+    def forget_training(self) -> None:
+        """Delete the training state, once training is done."""
+        shutil.rmtree(self.training, ignore_errors=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any
 
@@ -16,15 +16,18 @@ from typing_extensions import Self
 
 from ap2o_fast.book import ErrorBook
 from ap2o_fast.curriculum import PairPlan
+from ap2o_fast.divided_sampling import DividedSampler
 from ap2o_fast.environment import describe
 from ap2o_fast.errors import DataError
 from ap2o_fast.interrupt import Interrupt
 from ap2o_fast.judge import Judge, open_judge
 from ap2o_fast.problem_sets import load_sets
 from ap2o_fast.problems import Problem
+from ap2o_fast.processes import SharedFolder
 from ap2o_fast.reporting.metrics import MetricsSink
 from ap2o_fast.reporting.terminal import progress
 from ap2o_fast.run_folder import RunFolder
+from ap2o_fast.sampling import Sampler
 from ap2o_fast.sampling.transformers import TransformersSampler
 from ap2o_fast.sitting import Sitting, sit
 from ap2o_fast.training import (
@@ -36,11 +39,15 @@ from ap2o_fast.training import (
     load_adapter,
     load_checkpoint,
     load_model,
+    load_tokenizer,
     model_hash,
     save_checkpoint,
     score,
     uses_liger,
 )
+from ap2o_fast.training.parallel.distributed import ALONE, World, any_rank, together
+from ap2o_fast.training.parallel.sharding import unsharded
+from ap2o_fast.training.parallel.team import Team
 
 INITIAL = "initial"
 SCORED_PROBLEMS = 16
@@ -49,13 +56,21 @@ SCORED_PROBLEMS = 16
 class Workbench:
     """Owns what is open during a run and closes it at the end; holds the run's lock meanwhile. A context manager.
 
+    In several processes all call every stage. The first alone writes the folder and its books, judges and shows
+    progress; the others read the books, and help to sample and to train.
+
     Args:
         folder: the run's folder.
         quiet: no progress.
+        world: the processes of the run.
     """
 
-    def __init__(self, folder: RunFolder, *, quiet: bool = False) -> None:
-        self.folder, self.config, self.quiet = folder, folder.config, quiet
+    def __init__(self, folder: RunFolder, *, quiet: bool = False, world: World = ALONE) -> None:
+        self.world, self.team = world, Team(world)
+        self.config, self.quiet = folder.config, quiet or not self.team.leads
+        self.folder = folder
+        if world.size > 1:
+            self.folder = SharedFolder(path=folder.path, config=folder.config, team=self.team)
         self.model: Any = None
         self.tokenizer: Any = None
         self.weights = ""
@@ -63,7 +78,9 @@ class Workbench:
         self._books: dict[str, ErrorBook] = {}
 
     def __enter__(self) -> Self:
-        self.stack.enter_context(self.folder.locked())
+        if isinstance(self.folder, SharedFolder):
+            self.folder.check_seen()
+        self.team.first(self._lock)
         if self.config.model.threads:
             torch.set_num_threads(self.config.model.threads)
         return self
@@ -73,30 +90,56 @@ class Workbench:
     ) -> None:
         self.stack.__exit__(kind, error, trace)  # a book that cannot be committed must not hide why
 
+    def _lock(self) -> None:
+        self.stack.enter_context(self.folder.locked())
+
     @cached_property
     def judge(self) -> Judge:
-        """The judge, started at first use."""
+        """The judge, started at first use; of the first process only."""
         return self.stack.enter_context(open_judge(self.config.judge))
 
     @cached_property
     def problems(self) -> dict[str, list[Problem]]:
-        """Training, quiz and test problems after the audit; what was excluded stands in excluded.json."""
+        """Training, quiz and test problems after the audit; what was excluded stands in excluded.json.
+
+        Of the first process only.
+        """
         known = self.folder.read_json("excluded.json") if (self.folder.path / "excluded.json").exists() else None
-        if self.tokenizer is None:
-            self.use_initial()
-        sets, excluded = load_sets(self.config, self.tokenizer, self.judge.check_reference, known)
+        tokenizer = load_tokenizer(self.config.model) if self.tokenizer is None else self.tokenizer
+        sets, excluded = load_sets(self.config, tokenizer, self.judge.check_reference, known)
         if known is None:
             self.folder.write_json("excluded.json", excluded)
         self.judge.require({problem.language for problems in sets.values() for problem in problems})
         return sets
 
     def book(self, name: str) -> ErrorBook:
-        """The run's book ``exam``, ``quiz`` or ``test``, open for writing."""
+        """The run's book ``exam``, ``quiz`` or ``test``, open for writing in the first process, else for reading."""
         if name not in self._books:
-            path = self.folder.book(name)
-            opened = ErrorBook.open(path, write=True) if path.exists() else ErrorBook.create(path)
-            self._books[name] = self.stack.enter_context(opened)
+            assert not self.team.busy, "all processes open a book together"
+            self.team.first(lambda: self._open_book(name))
+            if not self.team.leads:
+                self._books[name] = self.stack.enter_context(ErrorBook.open(self.folder.book(name)))
         return self._books[name]
+
+    def _open_book(self, name: str) -> None:
+        path = self.folder.book(name)
+        opened = ErrorBook.open(path, write=True) if path.exists() else ErrorBook.create(path)
+        self._books[name] = self.stack.enter_context(opened)
+
+    def _catch_up(self, book: ErrorBook) -> None:
+        """Have the same rows of a book in every process, after the first has written some."""
+        rows = self.team.first(lambda: len(book))
+
+        def look() -> None:
+            book.refresh()
+            if len(book) != rows:
+                raise DataError(
+                    f"process {self.world.rank} sees {len(book)} of {rows} rows of {book.folder}",
+                    why="its node does not see at once what another writes there",
+                    do="set run_dir to a file system that all nodes share; on NFS mount it with lookupcache=none",
+                )
+
+        together(look, self.world)
 
     def sit(self, stage: str, round: int, policy: str, *, n: int, temperature: float, top_p: float) -> None:
         """Let the model in memory sit the exam, a quiz or the test, as far as the round is not complete."""
@@ -111,21 +154,31 @@ class Workbench:
             max_new_tokens=config.sampling.max_new_tokens,
             stop=config.sampling.stop if config.prompt.style == "paper" else (),
         )
-        problems, book = self.problems["train" if stage == "exam" else stage], self.book(stage)
+        book = self.book(stage)
         # Adapters that have learnt nothing add zeros: the exam goes without them.
         unused = adapters_off(self.model) if self.weights == INITIAL else nullcontext()
-        with self.folder.timed(stage, counts), unused:
-            counts |= sit(
+
+        def answer(sampler: Sampler) -> dict[str, int]:
+            return sit(
                 sitting,
-                problems,
+                self.problems["train" if stage == "exam" else stage],
                 book=book,
-                sampler=TransformersSampler(self.model, self.tokenizer, batch_answers=config.sampling.batch_answers),
+                sampler=sampler,
                 judge=self.judge,
                 tokenizer=self.tokenizer,
                 prompt=config.prompt,
                 seed=config.seed,
                 quiet=self.quiet,
             )
+
+        with self.folder.timed(stage, counts), unused, ExitStack() as gathered:
+            sampler = TransformersSampler(self.model, self.tokenizer, batch_answers=config.sampling.batch_answers)
+            if self.world.size == 1:
+                counts |= answer(sampler)
+            else:
+                divided = DividedSampler(sampler, self.team, lambda: gathered.enter_context(unsharded(self.model)))
+                counts |= self.team.first(lambda: answer(divided), divided.help)
+        self._catch_up(book)
 
     def use_initial(self) -> None:
         """Have the initial weights in memory."""
@@ -138,7 +191,7 @@ class Workbench:
 
     def load_initial(self) -> tuple[Any, Any]:
         """The initial model, prepared for training, and its tokenizer."""
-        return load_model(self.config.model, self.config.adapter, seed=self.config.seed)
+        return load_model(self.config.model, self.config.adapter, seed=self.config.seed, world=self.world)
 
     def facts(self) -> dict[str, str]:
         """What environment.json says of the run beside versions and machine."""
@@ -147,13 +200,13 @@ class Workbench:
     def reference_logps(self, book: ErrorBook, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """(N,) log-probabilities under the initial model of at least `rows`, computed once and kept in the book."""
         key = self.initial_hash()
-        known = book.annotation("ref_logp", key)
+        known = self.team.first(lambda: book.annotation("ref_logp", key))
         missing = rows[np.isnan(known[rows])]
         if len(missing):
             self.use_initial()
             for chunk, values in self.scores(book, missing, "reference", "reference log-probs", reference=True):
-                book.annotate("ref_logp", chunk, values, key)
-        return book.annotation("ref_logp", key)
+                self.team.first(partial(book.annotate, "ref_logp", chunk, values, key))
+        return self.team.first(lambda: book.annotation("ref_logp", key))
 
     def scores(
         self, book: ErrorBook, rows: npt.NDArray[np.int64], stage: str, name: str, *, reference: bool = False
@@ -170,10 +223,8 @@ class Workbench:
         chunks = np.split(rows, np.flatnonzero(np.diff(number // SCORED_PROBLEMS)) + 1)
         with self.folder.timed(stage, counts), progress(name, len(rows), "answers", quiet=self.quiet) as bar:
             for chunk in chunks:
-                yield (
-                    chunk,
-                    score(self.model, book, chunk, train.token_budget, train.chunk_rows or None, reference=reference),
-                )
+                how = (train.token_budget, train.chunk_rows or None)
+                yield chunk, score(self.model, book, chunk, *how, reference=reference, world=self.world)
                 counts["answers"] += len(chunk)
                 counts["tokens"] += int(book.column("length")[chunk].sum())
                 bar.advance(len(chunk))
@@ -184,10 +235,17 @@ class Workbench:
         Returns: the engine, and where training stands: `step` steps into `epoch`, counted from 0.
         """
         self.use_initial()
-        train, loss, profiles = self.config.train, self.config.loss, self.folder.path / "profiles"
-        engine = Engine(self.model, train=train, loss=loss, total_steps=total_steps, profiles=profiles)
+        profiles = self.folder.path / "profiles"
+        engine = Engine(
+            self.model,
+            train=self.config.train,
+            loss=self.config.loss,
+            total_steps=total_steps,
+            profiles=profiles if self.team.leads else profiles / f"process-{self.world.rank}",
+            world=self.world,
+        )
         at = {"epoch": 0, "step": 0}
-        if latest_checkpoint(self.folder.training):
+        if self.team.first(lambda: latest_checkpoint(self.folder.training)):
             at = load_checkpoint(self.folder.training, engine)
         self.weights = "training"
         return engine, at
@@ -227,9 +285,10 @@ class Workbench:
                     counts["pairs"] += int(metrics["pairs"])
                     margin = round(metrics["rewards/margins"], 4)
                     bar.advance(int(metrics["pairs"]), loss=round(metrics["loss"], 4), margin=margin)
-                if interrupt.asked or (every and done % every == 0):
+                asked = any_rank(interrupt.asked, self.world)
+                if asked or (every and done % every == 0):
                     self.checkpoint(engine, sink, epoch, done)
-                if interrupt.asked:
+                if asked:
                     raise KeyboardInterrupt
 
     def checkpoint(self, engine: Engine, sink: MetricsSink, epoch: int, step: int) -> None:
@@ -243,7 +302,7 @@ class Workbench:
             if self.config.adapter.kind == "none":
                 self.forget_model()
                 best = self.config.model.model_copy(update={"name": str(self.folder.best), "revision": None})
-                self.model, self.tokenizer = load_model(best)
+                self.model, self.tokenizer = load_model(best, world=self.world)
             else:
                 self.use_initial()
                 load_adapter(self.model, self.folder.best)
@@ -264,12 +323,17 @@ class Workbench:
         """Write the initial model's hash down at first sight; refuse another model ever after."""
         environment = self.folder.read_json("environment.json")
         if not environment:
-            described = describe(self.config.model.device, self.config.model.name)
-            facts = {"attention": attention_in_use(self.model), "liger": str(uses_liger(self.model)).lower()}
-            self.folder.write_json("environment.json", described | facts | self.facts() | {"model_hash": found})
+            self.team.first(lambda: self._describe(found))
         elif environment["model_hash"] != found:
             raise DataError(
                 f"{self.config.model.name} is not the model that this run began with",
                 why=f"its weights hash to {found[:12]}, the run's to {environment['model_hash'][:12]}",
                 do="restore the model, or start a new run",
             )
+
+    def _describe(self, found: str) -> None:
+        facts = {"attention": attention_in_use(self.model), "liger": str(uses_liger(self.model)).lower()}
+        if self.world.size > 1:
+            facts["processes"] = str(self.world.size)
+        described = describe(self.config.model.device, self.config.model.name)
+        self.folder.write_json("environment.json", described | facts | self.facts() | {"model_hash": found})

@@ -99,3 +99,15 @@ def test_torch_with_more_threads_than_cores_is_told(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
     torch = next(finding for finding in findings(folder=tmp_path) if finding.name == "torch")
     assert (torch.status, torch.fix) == ("warn", "set model.threads=1")
+
+
+def test_several_gpus_are_told_how_they_work_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert "several GPUs" not in {finding.name for finding in findings(folder=tmp_path)}
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: False)
+    several = next(finding for finding in findings(folder=tmp_path) if finding.name == "several GPUs")
+    assert several.status == "warn" and "nccl" in several.detail
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
+    several = next(finding for finding in findings(folder=tmp_path) if finding.name == "several GPUs")
+    assert several.status == "ok" and "torchrun --nproc-per-node 4" in several.fix

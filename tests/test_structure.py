@@ -36,6 +36,8 @@ BESIDE = {
     "environment": None,
     "interrupt": None,
     "run_folder": "reporting",
+    "processes": "reporting",
+    "divided_sampling": "training",
     "problem_sets": "sampling",
     "sitting": "reporting",
     "workbench": "reporting",

@@ -5,7 +5,6 @@ Every stage is idempotent, as those of the curriculum: a run that was killed goe
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,13 @@ from ap2o_fast.preferences.format import TokenPair, tokenize
 from ap2o_fast.preferences.pairs import Limits, shuffled, write_pairs
 from ap2o_fast.preferences.settings import check
 from ap2o_fast.preferences.source import Places, read
-from ap2o_fast.reporting.metrics import MetricsSink, read_lines, truncate
 from ap2o_fast.reporting.modelcard import write_model_card
 from ap2o_fast.reporting.report import write_report
 from ap2o_fast.reporting.terminal import progress
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.training import prepare_model, save_model
 from ap2o_fast.training.objective import pair_means
+from ap2o_fast.training.parallel.distributed import ALONE, World
 from ap2o_fast.workbench import Workbench
 
 Rows = Sequence[Mapping[str, Any]]
@@ -53,9 +52,11 @@ class DpoRun(Workbench):
     the epochs that were the best so far.
     """
 
-    def __init__(self, folder: RunFolder, *, quiet: bool = False, given: Given | None = None) -> None:
+    def __init__(
+        self, folder: RunFolder, *, quiet: bool = False, given: Given | None = None, world: World = ALONE
+    ) -> None:
         check(folder.config)
-        super().__init__(folder, quiet=quiet)
+        super().__init__(folder, quiet=quiet, world=world)
         self._given = given or Given()
 
     def run(self) -> dict[str, Any]:
@@ -75,12 +76,15 @@ class DpoRun(Workbench):
             ended = self._train(book, trained, evaluated, reference)
             done = self._summary(ended, len(trained), len(evaluated))
             self.folder.write_json("dpo.json", done)
-        shutil.rmtree(self.folder.training, ignore_errors=True)
+        self.folder.forget_training()
         self.report()
         return done
 
     def report(self) -> Path:
         """Write report.html and the model card; returns the report's path."""
+        return self.team.first(self._report)
+
+    def _report(self) -> Path:
         write_model_card(self.folder.path)
         return write_report(self.folder.path)
 
@@ -95,21 +99,30 @@ class DpoRun(Workbench):
         return {}
 
     def _make_book(self) -> None:
-        path, how = self.folder.book("exam"), self.config.preferences
-        if path.exists():
+        path = self.folder.book("exam")
+        if self.team.first(path.exists):
             return
         # What is wrong with a source is found before a model is loaded for it.
-        count, rows = read(how.source, how.split, how.limit, self._given.rows)
-        more: int = 0
-        held: Places = ()
-        if how.eval.source:
-            more, held = read(how.eval.source, how.eval.split, how.eval.limit, self._given.eval_rows)
+        self.team.first(self._open_sources)
         self.use_initial()
+        self.team.first(lambda: self._write_pairs(path))
+
+    def _open_sources(self) -> None:
+        how = self.config.preferences
+        count, self._rows = read(how.source, how.split, how.limit, self._given.rows)
+        more: int = 0
+        self._held: Places = ()
+        if how.eval.source:
+            more, self._held = read(how.eval.source, how.eval.split, how.eval.limit, self._given.eval_rows)
+        self._count = count + more
+
+    def _write_pairs(self, path: Path) -> None:
         text = self.model.config.get_text_config()
         model_limit = getattr(text, "max_position_embeddings", None) or self.config.train.token_budget
-        limits = Limits(sequence=how.max_tokens or model_limit, pair=self.config.train.token_budget)
-        sets = self._tokenized(rows), self._tokenized(held)
-        with progress("tokenise", count + more, "pairs", quiet=self.quiet) as bar:
+        longest = self.config.preferences.max_tokens or model_limit
+        limits = Limits(sequence=longest, pair=self.config.train.token_budget)
+        sets = self._tokenized(self._rows), self._tokenized(self._held)
+        with progress("tokenise", self._count, "pairs", quiet=self.quiet) as bar:
             excluded = write_pairs(path, *sets, limits=limits, advance=bar.advance)
         self.folder.write_json("excluded.json", excluded)
 
@@ -121,12 +134,11 @@ class DpoRun(Workbench):
     ) -> str:
         """All epochs that are still to do; returns why they ended."""
         how, seed, order = self.config.train, self.config.seed, self.config.preferences.shuffle
-        metrics, evaluations = self.folder.path / "metrics.jsonl", self.folder.path / "eval.jsonl"
         steps = how.epochs * -(-len(trained) // how.batch_pairs)
         engine, at = self.start_engine(steps)
-        truncate(metrics, "step", engine.step)
-        truncate(evaluations, "epoch", at["epoch"])
-        with Interrupt() as interrupt, MetricsSink(metrics) as sink:
+        self.folder.truncate("metrics.jsonl", "step", engine.step)
+        self.folder.truncate("eval.jsonl", "epoch", at["epoch"])
+        with Interrupt() as interrupt, self.folder.sink("metrics.jsonl") as sink:
             for epoch in range(at["epoch"], how.epochs):
                 if self._is_stalled(epoch):
                     return f"no better evaluation in {how.patience} epochs"
@@ -144,17 +156,21 @@ class DpoRun(Workbench):
         """Evaluate where pairs are held out; keep the weights that are the best, or without them the last."""
         best = epoch == self.config.train.epochs
         if len(evaluated):
-            path = self.folder.path / "eval.jsonl"
             line, logps = self.evaluate(book, evaluated, reference, f"evaluate epoch {epoch}")
-            best = line["loss"] < min((row["loss"] for row in read_lines(path)), default=float("inf"))
-            if best:
-                rows = np.flatnonzero(~np.isnan(logps))
-                book.annotate("logp", rows, logps[rows], f"epoch {epoch}")
-            with MetricsSink(path) as sink:
-                sink.write({"epoch": epoch, **line, "best": best})
-                sink.sync()
+            best = self.team.first(lambda: self._log_evaluation(book, line, logps, epoch))
         if best:
-            save_model(self.model, self.tokenizer, self.folder.best, note={"epoch": epoch})
+            save_model(self.model, self.tokenizer, self.folder.best, note={"epoch": epoch}, world=self.world)
+
+    def _log_evaluation(
+        self, book: ErrorBook, line: dict[str, float], logps: npt.NDArray[np.float32], epoch: int
+    ) -> bool:
+        """Append to eval.jsonl; of the best so far keep the log-probabilities. Returns whether it is that."""
+        best = line["loss"] < min((row["loss"] for row in self.folder.read_lines("eval.jsonl")), default=float("inf"))
+        if best:
+            rows = np.flatnonzero(~np.isnan(logps))
+            book.annotate("logp", rows, logps[rows], f"epoch {epoch}")
+        self.folder.append("eval.jsonl", {"epoch": epoch, **line, "best": best})
+        return best
 
     def evaluate(
         self, book: ErrorBook, plan: PairPlan, reference: npt.NDArray[np.float32], name: str
@@ -176,12 +192,12 @@ class DpoRun(Workbench):
 
     def _is_stalled(self, epoch: int) -> bool:
         """Whether the last `train.patience` of `epoch` epochs brought no new best."""
-        best = max((row["epoch"] for row in read_lines(self.folder.path / "eval.jsonl") if row["best"]), default=0)
+        best = max((row["epoch"] for row in self.folder.read_lines("eval.jsonl") if row["best"]), default=0)
         return 0 < self.config.train.patience <= epoch - best
 
     def _summary(self, ended: str, trained: int, evaluated: int) -> dict[str, Any]:
-        last = read_lines(self.folder.path / "metrics.jsonl")[-1]
-        best = [row for row in read_lines(self.folder.path / "eval.jsonl") if row["best"]]
+        last = self.folder.read_lines("metrics.jsonl")[-1]
+        best = [row for row in self.folder.read_lines("eval.jsonl") if row["best"]]
         return {
             "ended": ended,
             "epochs": last["epoch"],

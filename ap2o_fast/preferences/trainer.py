@@ -12,13 +12,17 @@ from ap2o_fast.errors import UsageError
 from ap2o_fast.preferences.run import DpoRun, Given
 from ap2o_fast.preferences.settings import check
 from ap2o_fast.preferences.source import name_of
+from ap2o_fast.processes import create_folder, meet
 from ap2o_fast.run_folder import RunFolder
+from ap2o_fast.training.parallel.distributed import processes
 
 Data = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 
 
 class Trainer:
     """Trains a model on preference pairs by DPO, in a run folder as `ap2o dpo` does.
+
+    In a program that torchrun started all processes make one with the same arguments and call `train`.
 
     Args:
         model: a folder, a Hub name, or a loaded model, which is trained in place.
@@ -30,7 +34,8 @@ class Trainer:
 
     Attributes:
         folder: the run folder. One that holds this run already is continued.
-        model, tokenizer: after `train` the best weights, or the last ones where nothing is evaluated.
+        model, tokenizer: after `train` the best weights, or the last ones where nothing is evaluated. In several
+            processes there is no model, since each had a part of it: load `checkpoint`.
 
     Errors: `UsageError` for settings that are unknown or do not go together, or a folder that holds another run.
     """
@@ -62,7 +67,16 @@ class Trainer:
             overrides["preferences"]["eval"] = {"source": eval_source}
         config = settings.load(_merged(tree, overrides), defaults=settings.DPO_DEFAULTS)
         check(config)
-        self.folder = RunFolder.create(config, join=True)
+        if processes() > 1:
+            if not named:
+                raise UsageError(
+                    f"a loaded model cannot be divided among {processes()} processes",
+                    why="each would hold all of it",
+                    do="give its name or folder: each process reads its part",
+                )
+            self.folder = RunFolder(path=Path(config.run_dir), config=config)  # made by `train`, once they have met
+        else:
+            self.folder = RunFolder.create(config, join=True)
         self.model: Any = None if named else model
         self.tokenizer: Any = tokenizer
         self._quiet = quiet
@@ -81,11 +95,15 @@ class Trainer:
         Returns: what `DpoRun.run` does.
         Errors: `DataError` for data that are no preference pairs; `MachineError`, `NumericalError` as in `ap2o dpo`.
         """
-        with DpoRun(self.folder, quiet=self._quiet, given=self._given) as run:
-            result = run.run()
-            if run.model is None or result["best_epoch"] != result["epochs"]:
-                run.use_best(result["best_epoch"])
-            self.model, self.tokenizer = run.model, run.tokenizer
+        with meet(self.folder.config) as world:
+            folder = create_folder(self.folder.config, world, join=True)
+            with DpoRun(folder, quiet=self._quiet, given=self._given, world=world) as run:
+                result = run.run()
+                if world.size == 1:
+                    if run.model is None or result["best_epoch"] != result["epochs"]:
+                        run.use_best(result["best_epoch"])
+                    self.model = run.model
+                self.tokenizer = run.tokenizer
         return result
 
 

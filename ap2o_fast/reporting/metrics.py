@@ -51,6 +51,22 @@ class MetricsSink:
         self.close()
 
 
+class NoSink(MetricsSink):
+    """Takes lines and keeps none, where another process writes the file."""
+
+    def __init__(self) -> None:
+        """There is nothing to open."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Drop one line."""
+
+    def sync(self) -> None:
+        """There is nothing to wait for."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """All complete lines of the file; empty where there is no file. A torn last line is left out.
 

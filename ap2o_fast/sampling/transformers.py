@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ap2o_fast.sampling.decoding import Decoder, Open
+from ap2o_fast.sampling.groups import grouped, keys
 from ap2o_fast.sampling.prompts import cut
 from ap2o_fast.sampling.protocol import Answer, Request
 
@@ -28,10 +29,14 @@ class TransformersSampler:
         model: a Hugging Face causal language model, in evaluation mode.
         tokenizer: its tokenizer.
         batch_answers: answers decoded side by side.
+
+    Attributes:
+        group_answers: answers of a group: those of one may share forward passes, those of two never do.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, batch_answers: int) -> None:
         self.model, self.tokenizer, self.batch_answers = model, tokenizer, batch_answers
+        self.group_answers = GROUP_BATCHES * batch_answers
         ends = model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         self.end_ids = {end for end in [*ends, tokenizer.eos_token_id] if end is not None}
@@ -47,9 +52,8 @@ class TransformersSampler:
         done: Set[tuple[str, int]] = frozenset(),
     ) -> Iterator[list[Answer]]:
         """Yield answers soon after they end, longest prompts first; see `Sampler.sample`."""
-        for group in _groups(requests, GROUP_BATCHES * self.batch_answers):
-            keys = {(r.task_id, r.first_sample + which) for r in group for which in range(len(r.seeds))}
-            if keys <= done:
+        for group in grouped(requests, self.group_answers):
+            if keys(group) <= done:
                 continue
             held: list[Answer] = []
             for answer in self._decode(group, temperature, top_p, max_new_tokens, tuple(stop)):
@@ -133,27 +137,3 @@ def draw(
         target = uniforms[:, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
-
-
-def _groups(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
-    """Cut the queue into groups of at most `size` answers, neighbours in prompt length together."""
-    group: list[Request] = []
-    room = size
-    for request in sorted(requests, key=lambda request: (-len(request.prompt_ids), request.task_id)):
-        start = 0
-        while start < len(request.seeds):
-            take = min(room, len(request.seeds) - start)
-            group.append(
-                Request(
-                    task_id=request.task_id,
-                    prompt_ids=request.prompt_ids,
-                    seeds=request.seeds[start : start + take],
-                    first_sample=request.first_sample + start,
-                )
-            )
-            start, room = start + take, room - take
-            if room == 0:
-                yield group
-                group, room = [], size
-    if group:
-        yield group

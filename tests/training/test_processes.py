@@ -1,12 +1,10 @@
-"""Processes as torchrun starts them: one is killed, one fails, they are too many, or run `ap2o`."""
+"""Processes as torchrun starts them: one is killed, one fails, they are too many, or torchrun itself starts them."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,16 @@ import torch
 from ap2o_fast.errors import DataError, MachineError, NumericalError, UsageError
 from ap2o_fast.training import model_hash, score
 from ap2o_fast.training.parallel.distributed import ALONE, World, any_rank, join, parts, together
-from tests.training.processes import ROOT, environment, free_port, quiet_environment, run_together
+from tests.training.processes import (
+    PATIENCE,
+    ROOT,
+    environment,
+    free_port,
+    quiet_environment,
+    run_together,
+    torchrun,
+)
 from tests.training.test_sharding import BOOK, PLAN, make_trainer
-
-PATIENCE = 120.0
 
 
 def test_passes_are_as_many_everywhere_and_of_like_cost() -> None:
@@ -118,23 +122,10 @@ def test_what_the_processes_cannot_have_is_refused(monkeypatch: pytest.MonkeyPat
     assert not torch.distributed.is_initialized()
 
 
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
-    paths = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "kernels", ROOT / "tests")))}
-    with quiet_environment():
-        return subprocess.run(
-            command, env=os.environ | paths, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-
-
-def test_ap2o_says_that_it_does_not_run_under_torchrun(tmp_path: Path) -> None:
-    done = torchrun("-m", "ap2o_fast", "run", str(tmp_path / "any.toml"))
-    assert done.returncode != 0
-    assert "`ap2o` runs in one process, torchrun started 2" in done.stderr
-
-
 def test_a_program_of_the_page_trains_under_torchrun(tmp_path: Path) -> None:
     done = torchrun(str(ROOT / "tests" / "training" / "torchrun_program.py"), str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "step 2 of 2" in done.stdout
     assert (tmp_path / "trained" / "model.safetensors").exists()
+    assert (tmp_path / "run" / "checkpoints" / "best" / "model.safetensors").exists()
+    assert "refused: a loaded model cannot be divided among 2 processes" in done.stdout

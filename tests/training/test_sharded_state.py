@@ -14,8 +14,11 @@ from tiny import byte_tokenizer
 
 from ap2o_fast.config import ModelSettings
 from ap2o_fast.errors import DataError, MachineError
+from ap2o_fast.sampling import Request
+from ap2o_fast.sampling.transformers import TransformersSampler
 from ap2o_fast.training import (
     latest_checkpoint,
+    load_adapter,
     load_checkpoint,
     load_model,
     model_hash,
@@ -24,10 +27,10 @@ from ap2o_fast.training import (
     score,
 )
 from ap2o_fast.training.parallel.distributed import World
-from ap2o_fast.training.parallel.sharding import local
+from ap2o_fast.training.parallel.sharding import local, unsharded
 from tests.training.processes import run_together
 from tests.training.support import plain_model
-from tests.training.test_sharding import BOOK, PLAN, make_trainer, weights
+from tests.training.test_sharding import BOOK, PLAN, learn, make_trainer, weights
 
 NAMES = ("loss", "grad_norm", "logps/chosen", "learning_rate", "step")
 
@@ -131,3 +134,49 @@ def fail_to_save(world: World, folder: Path) -> None:
 
 def test_what_one_process_cannot_write_or_read_stops_all_and_harms_nothing(tmp_path: Path) -> None:
     run_together(2, fail_to_save, tmp_path)
+
+
+def generate(trainer: Any) -> list[list[float]]:
+    """Log-probabilities of two answers that are drawn."""
+    request = Request(task_id="a", prompt_ids=np.arange(2, 9, dtype=np.int32), seeds=(1, 2))
+    sampler = TransformersSampler(trainer.model, byte_tokenizer(), batch_answers=2)
+    drawn = sampler.sample([request], temperature=1.0, top_p=1.0, max_new_tokens=6)
+    return [answer.logprobs.tolist() for answers in drawn for answer in answers]
+
+
+def sample_between_steps(world: World, folder: Path, kind: str, adapter: str) -> None:
+    trainer = make_trainer(world, kind, adapter=adapter, lr=1e-2)
+    learn(trainer, 1)
+    sharded = weights(trainer)
+    with unsharded(trainer.model):
+        whole = {name: value.detach() for name, value in trainer.model.named_parameters()}
+        assert whole.keys() == sharded.keys()
+        assert all(torch.equal(whole[name], value) for name, value in sharded.items())
+        # One process answers, the other has nothing to do.
+        answer = generate(trainer) if world.rank == 1 else []
+    assert sum(local(value).numel() for value in trainer.model.parameters()) < 0.6 * sum(
+        value.numel() for value in sharded.values()
+    )
+    history = learn(trainer, 2)
+    save_model(trainer.model, byte_tokenizer(), folder / "trained", world=world)
+    if adapter != "none":
+        again = make_trainer(world, kind, adapter=adapter)
+        load_adapter(again.model, folder / "trained")
+        assert all(torch.equal(value, weights(trainer)[name]) for name, value in weights(again).items())
+    torch.save({"answer": answer, "history": history}, folder / f"{world.rank}.pt")
+
+
+@pytest.mark.parametrize(("kind", "adapter"), [("llama", "none"), ("qwen3", "dora")])
+def test_whole_for_answers_between_steps(tmp_path: Path, kind: str, adapter: str) -> None:
+    """llama's embedding is a unit of its own. What an adapter has learnt is read back into shards."""
+    alone = make_trainer(kind=kind, adapter=adapter, lr=1e-2)
+    learn(alone, 1)
+    answer = generate(alone)
+    history = learn(alone, 2)
+    run_together(2, sample_between_steps, tmp_path, kind, adapter)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert found[0]["answer"] == []
+    for ours, theirs in zip(found[1]["answer"], answer, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    for ours, theirs in zip(found[0]["history"], history, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4, abs=1e-5)

@@ -1,4 +1,7 @@
-"""A program for torchrun: train a tiny model in as many processes as there are, and save it. Argument: a folder."""
+"""A program for torchrun: train a tiny model in as many processes as there are, and save it; then again by `Trainer`.
+
+Argument: a folder.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from tiny import byte_tokenizer
 
+from ap2o_fast import Trainer
 from ap2o_fast.config import LossSettings, ModelSettings, TrainSettings
+from ap2o_fast.errors import UsageError
 from ap2o_fast.training import Engine, check_head, load_checkpoint, load_model, save_checkpoint, save_model, score
-from ap2o_fast.training.parallel.distributed import join, together
+from ap2o_fast.training.parallel.distributed import join, processes, together
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, make_book, make_plan, plain_model
 
 
@@ -38,4 +43,19 @@ def main(folder: Path) -> None:
         save_model(model, tokenizer, folder / "trained", world=world)
 
 
+def main_of_trainer(folder: Path) -> None:
+    rows = [{"prompt": "a b", "chosen": " c", "rejected": " d"}, {"prompt": "e f", "chosen": " g", "rejected": " h"}]
+    small = {"epochs": 2, "batch_pairs": 1, "token_budget": 64}
+    trainer = Trainer(str(folder / "model"), rows, run_dir=str(folder / "run"), train=small, quiet=True)
+    done = trainer.train()
+    assert trainer.train() == done, "a finished run is not trained again, and the processes can meet again"
+    assert trainer.model is None
+    if processes() > 1:
+        try:
+            Trainer(plain_model("qwen2"), rows, tokenizer=byte_tokenizer(), run_dir=str(folder / "other"))
+        except UsageError as error:
+            print(f"refused: {error.what}")
+
+
 main(Path(sys.argv[1]))
+main_of_trainer(Path(sys.argv[1]))

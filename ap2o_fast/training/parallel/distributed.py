@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from ap2o_fast.errors import Ap2oError, MachineError, UsageError
 
 Result = TypeVar("Result")
+_PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +33,17 @@ class World:
         device: where this process computes.
         mesh: (replicas, shards) of the processes: weights are divided along the second and equal along the first; one
             dimension, shards, where nothing is replicated; None for one process.
+        control: gloo group of all, for objects. What waits on it waits as long as the others live: for work that only
+            one does, like judging or writing a model.
+        store: keys and values that all see; None for one process, as `control`.
     """
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     mesh: DeviceMesh | None = None
+    control: Any = None
+    store: Any = None
 
 
 ALONE = World()
@@ -56,7 +62,8 @@ def join(device: str = "cpu", *, shard: int = 0, deadline: float = 600.0) -> Ite
         device: `cpu` (gloo) or `cuda` (NCCL, and gloo for what is on the host); each process takes the GPU of its
             LOCAL_RANK.
         shard: processes that divide one copy of the weights among them; 0 takes all.
-        deadline: seconds that a process waits for the others in one operation. NCCL ends the process then, gloo raises.
+        deadline: seconds that a process waits for the others in one operation on tensors. NCCL ends the process then,
+            gloo raises.
 
     Errors: `UsageError` for a device or a `shard` that does not fit; `MachineError` where the processes do not find
     each other, a GPU is missing, or another process has ended or does not answer.
@@ -79,14 +86,23 @@ def join(device: str = "cpu", *, shard: int = 0, deadline: float = 600.0) -> Ite
         raise UsageError(f"train.shard = {shard} does not divide the {size} processes", do="set it to a divisor, or 0")
     backend = "gloo" if here.type == "cpu" else "cpu:gloo,cuda:nccl"
     with _named(deadline):
+        timeout = timedelta(seconds=deadline)
+        store = _own_store(timeout, size)
         dist.init_process_group(
-            backend, timeout=timedelta(seconds=deadline), device_id=here if here.type == "cuda" else None
+            backend,
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=timeout,
+            device_id=here if here.type == "cuda" else None,
         )
         if shard == size:
             mesh = init_device_mesh(here.type, (size,), mesh_dim_names=("shard",))
         else:
             mesh = init_device_mesh(here.type, (size // shard, shard), mesh_dim_names=("replicate", "shard"))
-        yield World(rank=rank, size=size, device=here, mesh=mesh)
+        control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        dist.barrier(control)  # one that ends at once would break off the meeting of the others
+        yield World(rank=rank, size=size, device=here, mesh=mesh, control=control, store=store)
         # Not after an error: parting waits for others, which may be gone. torchrun ends them with this process.
         dist.destroy_process_group()
 
@@ -135,7 +151,7 @@ def together(action: Callable[[], Result], world: World) -> list[Result]:
     except Exception as error:
         outcome = _Failed(error)
     outcomes: list[Any] = [None] * world.size
-    dist.all_gather_object(outcomes, outcome)
+    dist.all_gather_object(outcomes, outcome, group=world.control)
     if isinstance(outcome, _Failed):
         raise outcome.error
     for rank, other in enumerate(outcomes):
@@ -157,6 +173,14 @@ def _reduced(values: torch.Tensor, world: World, operation: Any) -> torch.Tensor
     values = values.clone()
     dist.all_reduce(values, operation)
     return values
+
+
+def _own_store(timeout: timedelta, size: int) -> dist.Store:
+    """Where the processes find each other. torchrun's keeps its keys: each meeting takes names of its own."""
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    meeting = (store.add("ap2o/meetings", 1) - 1) // size
+    return dist.PrefixStore(f"ap2o/{meeting}", store)
 
 
 def _device(name: str, local: int) -> torch.device:

@@ -10,15 +10,16 @@ normalised by the pairs of the whole step.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from ap2o_fast.errors import UsageError
+from ap2o_fast.errors import MachineError, UsageError
 from ap2o_fast.training.parallel.distributed import World
 
 P = ParamSpec("P")
@@ -83,6 +84,37 @@ def reshard(model: PreTrainedModel) -> None:
         model.reshard()
 
 
+@contextmanager
+def unsharded(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, every process has all weights, and a forward pass in one needs none of the others: to sample answers.
+
+    The model's parameters are ordinary whole tensors then, those of the shards to the bit. They are gathered where FSDP
+    puts them for a forward pass and freed at the end: one copy of the model a process for that time. They must not be
+    trained inside. All processes enter.
+
+    Errors: `MachineError` where they do not fit.
+    """
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if not units:
+        yield
+        return
+    try:
+        for unit in units:
+            unit.set_reshard_after_forward(False, recurse=False)
+            unit.unshard()
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MachineError(
+            f"{model.config.name_or_path} does not fit whole on {model.device}, beside what training keeps there",
+            why=str(error),
+            do="lower sampling.batch_answers if it was the answers' cache that did not fit, or take a smaller model",
+        ) from error
+    finally:
+        for unit in units:
+            unit.set_reshard_after_forward(unit is not model, recurse=False)
+            unit.reshard()
+
+
 def is_sharded(tensor: torch.Tensor) -> bool:
     """Whether it is one process's view of a tensor that is divided among several."""
     return isinstance(tensor, DTensor)
@@ -109,6 +141,14 @@ def sharded_as(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
         shape=all_of_it.shape,
         stride=all_of_it.stride(),
     )
+
+
+def divided_as(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """`values`, all of something of the shape of `parameter` and equal in every process, divided as that is."""
+    if not isinstance(parameter, DTensor):
+        return values
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(values.to(parameter.device), mesh, placements, src_data_rank=None)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,107 @@
+"""A whole run in two processes: the books, files and numbers of one, and errors that end both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import World
+
+from ap2o_fast.book import ErrorBook
+from ap2o_fast.errors import MachineError
+from ap2o_fast.reporting.metrics import read_lines
+from ap2o_fast.run_folder import RunFolder
+from ap2o_fast.sampling import Answer
+from ap2o_fast.sampling.transformers import TransformersSampler
+from tests.training.processes import run_commands
+
+
+def answers(book: ErrorBook, round: int) -> list[tuple[Any, ...]]:
+    """All of a round, in the order of the book."""
+    return [
+        (
+            book.task_ids[book.column("problem")[row]],
+            int(book.column("sample")[row]),
+            book.tokens(row).tolist(),
+            book.logprobs(row).tolist(),
+            book.code(row),
+            int(book.column("error")[row]),
+        )
+        for row in np.flatnonzero(book.column("round") == round).tolist()
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(world: World, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The same as `finished`, in two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    codes, printed = run_commands(folder / "said", "run", world.settings, f"run_dir={folder / 'run'}")
+    assert codes == [0, 0], printed
+    assert "pass@1" in printed[0] and printed[1] == ""
+    return RunFolder.open(folder / "run")
+
+
+def test_equal_weights_answer_as_in_one_process(run: RunFolder, finished: RunFolder) -> None:
+    """To the bit, in the same order, judged alike."""
+    for stage in ("exam", "quiz", "test"):
+        with ErrorBook.open(run.book(stage)) as ours, ErrorBook.open(finished.book(stage)) as theirs:
+            assert answers(ours, 0) == answers(theirs, 0)
+    assert run.read_json("analysis.json") == finished.read_json("analysis.json")
+    before, expected = (folder.read_json("evaluation.json")["before"] for folder in (run, finished))
+    assert before == expected
+
+
+def test_training_is_that_of_one_process(run: RunFolder, finished: RunFolder) -> None:
+    ours, theirs = (read_lines(folder.path / "metrics.jsonl") for folder in (run, finished))
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        for name in ("epoch", "step", "pairs", "loss", "grad_norm", "rewards/margins", "learning_rate"):
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
+    with ErrorBook.open(run.book("quiz")) as book:
+        assert sorted(set(book.column("round").tolist())) == [0, 1, 2, 3] and len(book) == 4 * 16
+    assert [line["epoch"] for line in run.read_lines("quiz.jsonl")] == [0, 1, 2, 3]
+
+
+def test_its_files_are_those_of_any_run(run: RunFolder, finished: RunFolder) -> None:
+    names = [{path.name for path in folder.path.iterdir()} for folder in (run, finished)]
+    assert names[0] == names[1]
+    assert run.read_json("environment.json")["processes"] == "2"
+    assert run.read_json("environment.json")["model_hash"] == finished.read_json("environment.json")["model_hash"]
+
+
+def no_memory(rank: int) -> None:
+    """Have process 1 fail at its second answers."""
+    sample = TransformersSampler.sample
+
+    def and_fail(sampler: TransformersSampler, *requests: Any, **how: Any) -> Iterator[list[Answer]]:
+        for number, answers in enumerate(sample(sampler, *requests, **how)):
+            if rank == 1 and number == 1:
+                raise MachineError("the device of this process is full", do="buy another")
+            yield answers
+
+    TransformersSampler.sample = and_fail  # type: ignore[method-assign]
+
+
+def no_disk(rank: int) -> None:
+    """Have the first process fail at its second commit, while the other samples."""
+    commit, commits = ErrorBook.commit, []
+
+    def and_fail(book: ErrorBook) -> range:
+        commits.append(book)
+        if len(commits) == 2:
+            raise MachineError("the disk of this process is full", do="buy another")
+        return commit(book)
+
+    ErrorBook.commit = and_fail  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(("arrange", "words"), [(no_memory, "the device of this"), (no_disk, "the disk of this")])
+def test_an_error_in_one_process_ends_both(world: World, tmp_path: Path, arrange: Any, words: str) -> None:
+    codes, printed = run_commands(
+        tmp_path / "said", "exam", world.settings, f"run_dir={tmp_path / 'run'}", arrange=arrange
+    )
+    assert codes == [4, 4], printed
+    assert "".join(printed).count(words) == 1
