@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ap2o_fast import config as settings
+from ap2o_fast.allocator import prepare_allocator
 from ap2o_fast.config import Config
 from ap2o_fast.errors import Ap2oError, UsageError
 
@@ -248,6 +249,7 @@ def config(
 def doctor(
     context: typer.Context,
     plan: Annotated[Path | None, typer.Option(help="a settings file: the memory that its training will need")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="with --plan: how many train together under torchrun")] = 1,
 ) -> None:
     """Say what works on this machine, what does not, and how to mend it; or what memory a run will need."""
     if plan is not None:
@@ -255,8 +257,10 @@ def doctor(
         from ap2o_fast.training.memory.fit import plan_run
 
         config = settings.load(plan, context.args)
-        print_plan(config, plan_run(config), out)
+        print_plan(config, plan_run(config, processes), out, processes)
         return
+    if processes > 1:
+        raise UsageError("doctor --processes is for a plan", do="name a settings file with --plan FILE")
     if context.args:
         raise UsageError(f"doctor takes no {context.args[0]!r}", do="give settings after --plan FILE")
     from ap2o_fast.doctor import findings
@@ -316,6 +320,7 @@ def _run(folder: RunFolder, quiet: bool) -> None:
 
 
 def _dpo(folder: RunFolder, quiet: bool) -> None:
+    prepare_allocator(folder.config.model.device)
     from transformers.utils import logging
 
     from ap2o_fast.preferences.run import DpoRun
@@ -327,6 +332,7 @@ def _dpo(folder: RunFolder, quiet: bool) -> None:
 
 
 def _pipeline(folder: RunFolder, quiet: bool) -> Any:
+    prepare_allocator(folder.config.model.device)
     from transformers.utils import logging
 
     from ap2o_fast.pipeline import Pipeline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from functools import cached_property
@@ -33,15 +34,16 @@ from ap2o_fast.training import (
     attention_in_use,
     check_head,
     latest_checkpoint,
+    layers_in_use,
     load_adapter,
     load_checkpoint,
     load_model,
     model_hash,
     save_checkpoint,
     score,
-    uses_liger,
 )
 
+_log = logging.getLogger(__name__)
 INITIAL = "initial"
 SCORED_PROBLEMS = 16
 
@@ -138,7 +140,8 @@ class Workbench:
 
     def load_initial(self) -> tuple[Any, Any]:
         """The initial model, prepared for training, and its tokenizer."""
-        return load_model(self.config.model, self.config.adapter, seed=self.config.seed)
+        how = self.config
+        return load_model(how.model, how.adapter, seed=how.seed, compiled=how.train.compile)
 
     def facts(self) -> dict[str, str]:
         """What environment.json says of the run beside versions and machine."""
@@ -186,11 +189,20 @@ class Workbench:
         self.use_initial()
         train, loss, profiles = self.config.train, self.config.loss, self.folder.path / "profiles"
         engine = Engine(self.model, train=train, loss=loss, total_steps=total_steps, profiles=profiles)
+        self._tell(engine.optimizer.schedule.note())
         at = {"epoch": 0, "step": 0}
         if latest_checkpoint(self.folder.training):
             at = load_checkpoint(self.folder.training, engine)
         self.weights = "training"
         return engine, at
+
+    def _tell(self, note: str) -> None:
+        """Warn in the terminal, and in environment.json for the report."""
+        environment = self.folder.read_json("environment.json")
+        if note and environment.get("note_schedule") != note:
+            self.folder.write_json("environment.json", environment | {"note_schedule": note})
+        if note:
+            _log.warning("%s", note)
 
     def train_epoch(
         self,
@@ -265,7 +277,8 @@ class Workbench:
         environment = self.folder.read_json("environment.json")
         if not environment:
             described = describe(self.config.model.device, self.config.model.name)
-            facts = {"attention": attention_in_use(self.model), "liger": str(uses_liger(self.model)).lower()}
+            layers = layers_in_use(self.model, self.config.model.liger, compiled=self.config.train.compile)
+            facts = {"attention": attention_in_use(self.model), "liger": layers}
             self.folder.write_json("environment.json", described | facts | self.facts() | {"model_hash": found})
         elif environment["model_hash"] != found:
             raise DataError(
