@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ap2o_fast import config as settings
+from ap2o_fast.allocator import prepare_allocator
 from ap2o_fast.config import Config
 from ap2o_fast.errors import Ap2oError, UsageError
 
@@ -248,6 +249,7 @@ def config(
 def doctor(
     context: typer.Context,
     plan: Annotated[Path | None, typer.Option(help="a settings file: the memory that its training will need")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="with --plan: how many train together under torchrun")] = 1,
 ) -> None:
     """Say what works on this machine, what does not, and how to mend it; or what memory a run will need."""
     if plan is not None:
@@ -255,8 +257,10 @@ def doctor(
         from ap2o_fast.training.memory.fit import plan_run
 
         config = settings.load(plan, context.args)
-        print_plan(config, plan_run(config), out)
+        print_plan(config, plan_run(config, processes), out, processes)
         return
+    if processes > 1:
+        raise UsageError("doctor --processes is for a plan", do="name a settings file with --plan FILE")
     if context.args:
         raise UsageError(f"doctor takes no {context.args[0]!r}", do="give settings after --plan FILE")
     from ap2o_fast.doctor import findings
@@ -329,6 +333,8 @@ def _run(begin: Config | RunFolder, quiet: bool, *, join: bool = False) -> None:
 
 
 def _dpo(begin: Config | RunFolder, quiet: bool) -> None:
+    config = begin if isinstance(begin, Config) else begin.config
+    prepare_allocator(config.model.device)
     from transformers.utils import logging
 
     from ap2o_fast.preferences.run import DpoRun
@@ -336,8 +342,8 @@ def _dpo(begin: Config | RunFolder, quiet: bool) -> None:
     from ap2o_fast.reporting.terminal import print_preferences
 
     logging.disable_progress_bar()
-    with meet(begin if isinstance(begin, Config) else begin.config) as world:
-        folder = create_folder(begin, world, join=False) if isinstance(begin, Config) else begin
+    with meet(config) as world:
+        folder = create_folder(_planned(begin, world.size), world, join=False) if isinstance(begin, Config) else begin
         with DpoRun(folder, quiet=quiet, world=world) as run:
             print_preferences(run.run(), folder.path, console=out)
 
@@ -350,13 +356,14 @@ def _pipeline(begin: Config | RunFolder, quiet: bool, *, join: bool = True) -> I
         begin: the run's folder, or settings of which to make it.
         join: a folder that holds a run with the same settings is continued.
     """
+    config = begin if isinstance(begin, Config) else begin.config
+    prepare_allocator(config.model.device)
     from transformers.utils import logging
 
     from ap2o_fast.pipeline import Pipeline
     from ap2o_fast.preferences.settings import refuse
     from ap2o_fast.processes import create_folder, meet
 
-    config = begin if isinstance(begin, Config) else begin.config
     refuse(config)
     logging.disable_progress_bar()
     with meet(config) as world:
@@ -366,15 +373,9 @@ def _pipeline(begin: Config | RunFolder, quiet: bool, *, join: bool = True) -> I
 
 
 def _planned(config: Config, processes: int) -> Config:
-    """The settings that keep to the memory limit, where one is set."""
-    if not config.train.memory_limit_gib or processes > 1:
-        return config
-    from ap2o_fast.reporting.memory import print_plan
-    from ap2o_fast.training.memory.fit import plan_run
+    from ap2o_fast.reporting.memory import keep_to_limit
 
-    plan = plan_run(config)
-    print_plan(config, plan, err)
-    return config.model_copy(update={"train": plan.train})
+    return keep_to_limit(config, processes, err if _rank() == 0 else None)
 
 
 def _target(target: Path, overrides: list[str]) -> Config | RunFolder:

@@ -65,6 +65,7 @@ __all__ = [
     "SourceSettings",
     "TrainSettings",
     "check_adapter",
+    "check_train",
     "explain",
     "keys",
     "load",
@@ -109,6 +110,7 @@ def load(
     except ValidationError as error:
         raise _usage_error(error, str(path) if named else "overrides") from error
     check_adapter(config.model, config.adapter)
+    check_train(config.train)
     if max(config.evaluate.k) > config.evaluate.n:
         raise UsageError(
             f"evaluate.k asks for pass@{max(config.evaluate.k)} from evaluate.n = {config.evaluate.n} answers",
@@ -134,6 +136,16 @@ def check_adapter(model: ModelSettings, adapter: AdapterSettings) -> None:
             f"model.quantization = {model.quantization!r} does not go with model.dtype = 'float64'",
             why="bitsandbytes computes in bfloat16 or float32",
             do="set model.dtype=bfloat16 on a GPU, float32 on a CPU",
+        )
+
+
+def check_train(train: TrainSettings) -> None:
+    """Errors: `UsageError` for settings of a step that exclude each other."""
+    if train.gradient_release and train.clip:
+        raise UsageError(
+            f"train.gradient_release cannot be used with train.clip = {train.clip:g}",
+            why="the global norm is known when the last gradient is; by then most weights have had their step",
+            do="set train.clip=0, and watch grad_norm in metrics.jsonl; or train.gradient_release=false",
         )
 
 

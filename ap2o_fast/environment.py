@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from ap2o_fast.allocator import allocator_in_use
+
 PACKAGES = (
     "ap2o-fast",
     "torch",
@@ -38,6 +40,8 @@ def describe(device: str, model: str) -> dict[str, str]:
         "torch_threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
     }
+    if device.startswith("cuda"):
+        found["cuda_allocator"] = allocator_in_use()
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

@@ -45,16 +45,7 @@ def check_several(config: Config, size: int) -> None:
 
 
 def create_folder(config: Config, world: World, *, join: bool) -> RunFolder:
-    """`RunFolder.create` by the first process, for all.
-
-    Errors: as there; `UsageError` where a memory limit is set, since what is planned is the memory of one process.
-    """
-    if world.size > 1 and config.train.memory_limit_gib:
-        raise UsageError(
-            f"train.memory_limit_gib cannot be planned for {world.size} processes",
-            why="the plan is that of one process, which has all weights",
-            do="drop it, and set train.gradient_checkpointing, train.token_budget and train.optimizer yourself",
-        )
+    """`RunFolder.create` by the first process, for all. Errors: as there."""
     return Team(world).first(lambda: RunFolder.create(config, join=join))
 
 

@@ -27,7 +27,7 @@ class ModelSettings(Settings):
     attention: Literal["auto", "exact", "torch", "flash2", "flash3", "flash4"] = "auto"
     """`auto`: the best there is. FlashAttention 2, 3, 4 or torch's: a GPU, bfloat16. `exact`: anywhere, slower."""
     liger: Literal["auto"] | bool = "auto"
-    """Liger's RMSNorm and SwiGLU kernels: `auto` on a GPU where liger-kernel is installed and knows the model."""
+    """Liger's RMSNorm and SwiGLU: `auto` where installed, on a GPU, for models it knows, without `train.compile`."""
     threads: int = Field(0, ge=0)
     """CPU threads of torch; 0 leaves torch's own choice. Results are bit-exact only at one number of threads."""
 
@@ -168,8 +168,8 @@ class TrainSettings(Settings):
     """AdamW's betas."""
     eps: float = Field(1e-8, gt=0)
     """AdamW's epsilon."""
-    clip: float = Field(1.0, gt=0)
-    """Largest global gradient norm."""
+    clip: float = Field(1.0, ge=0)
+    """Largest global gradient norm; 0 leaves gradients as they are."""
     batch_pairs: int = Field(32, ge=1)
     """Pairs of one optimiser step; of the curriculum window pairs, and their replay pairs come on top."""
     rounding: Literal["stochastic", "nearest"] = "stochastic"
@@ -178,6 +178,8 @@ class TrainSettings(Settings):
     """Float32 masters of bfloat16 weights; without them weights are updated and rounded by chance in place."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     """`adamw_8bit` keeps both of Adam's moments in 8 bits: 2 bytes a weight instead of 8."""
+    gradient_release: bool = False
+    """Update each weight as soon as its gradient is complete, then free that: needs `clip` 0 and one pass a step."""
     offload_optimizer: bool = False
     """Keep moments and masters in host memory; they pass through the GPU slice by slice at each step."""
     token_budget: int = Field(4096, ge=64)

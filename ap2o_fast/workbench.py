@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from functools import cached_property, partial
@@ -36,6 +37,7 @@ from ap2o_fast.training import (
     attention_in_use,
     check_head,
     latest_checkpoint,
+    layers_in_use,
     load_adapter,
     load_checkpoint,
     load_model,
@@ -43,12 +45,12 @@ from ap2o_fast.training import (
     model_hash,
     save_checkpoint,
     score,
-    uses_liger,
 )
 from ap2o_fast.training.parallel.distributed import ALONE, World, any_rank, together
 from ap2o_fast.training.parallel.sharding import unsharded
 from ap2o_fast.training.parallel.team import Team
 
+_log = logging.getLogger(__name__)
 INITIAL = "initial"
 SCORED_PROBLEMS = 16
 
@@ -191,7 +193,8 @@ class Workbench:
 
     def load_initial(self) -> tuple[Any, Any]:
         """The initial model, prepared for training, and its tokenizer."""
-        return load_model(self.config.model, self.config.adapter, seed=self.config.seed, world=self.world)
+        how = self.config
+        return load_model(how.model, how.adapter, seed=how.seed, world=self.world, compiled=how.train.compile)
 
     def facts(self) -> dict[str, str]:
         """What environment.json says of the run beside versions and machine."""
@@ -244,11 +247,20 @@ class Workbench:
             profiles=profiles if self.team.leads else profiles / f"process-{self.world.rank}",
             world=self.world,
         )
+        self._tell(engine.optimizer.schedule.note())
         at = {"epoch": 0, "step": 0}
         if self.team.first(lambda: latest_checkpoint(self.folder.training)):
             at = load_checkpoint(self.folder.training, engine)
         self.weights = "training"
         return engine, at
+
+    def _tell(self, note: str) -> None:
+        """Warn in the terminal, and in environment.json for the report."""
+        environment = self.folder.read_json("environment.json")
+        if note and environment.get("note_schedule") != note:
+            self.folder.write_json("environment.json", environment | {"note_schedule": note})
+        if note and self.team.leads:
+            _log.warning("%s", note)
 
     def train_epoch(
         self,
@@ -332,7 +344,8 @@ class Workbench:
             )
 
     def _describe(self, found: str) -> None:
-        facts = {"attention": attention_in_use(self.model), "liger": str(uses_liger(self.model)).lower()}
+        layers = layers_in_use(self.model, self.config.model.liger, compiled=self.config.train.compile)
+        facts = {"attention": attention_in_use(self.model), "liger": layers}
         if self.world.size > 1:
             facts["processes"] = str(self.world.size)
         described = describe(self.config.model.device, self.config.model.name)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ap2o_fast.config import LossSettings, TrainSettings
+from ap2o_fast.training.memory.form import Form
 from ap2o_fast.training.memory.plan import Batch, Planner
-from ap2o_fast.training.memory.rehearsal import Form
 from benchmarks.training.cases import config_of
 
 GIB = 2**30
@@ -35,12 +35,16 @@ class Way:
     form: Form = PLAIN
 
 
+RELEASED = {"gradient_release": True, "clip": 0}
+COMPACT = {"optimizer": "adamw_8bit", "masters": False}
+OFFLOADED = {"offload_optimizer": True, "activation_offload": True}
 WAYS = {
     "full": Way(train={}),
-    "8-bit": Way(train={"optimizer": "adamw_8bit", "masters": False}),
-    "8-bit, offloaded": Way(
-        train={"optimizer": "adamw_8bit", "masters": False, "offload_optimizer": True, "activation_offload": True}
-    ),
+    "full, released": Way(train=RELEASED),
+    "8-bit": Way(train=COMPACT),
+    "8-bit, released": Way(train=COMPACT | RELEASED),
+    "8-bit, offloaded": Way(train=COMPACT | OFFLOADED),
+    "8-bit, released, offloaded": Way(train=COMPACT | RELEASED | OFFLOADED),
     "LoRA": Way(train={}, form=Form(rank=16)),
     "QLoRA": Way(train={}, form=Form(rank=16, quantized=True)),
 }
@@ -77,14 +81,19 @@ INTRODUCTION = f"""\
 # What fits where
 
 Written by `PYTHONPATH=.:kernels python benchmarks/memory_table.py > docs/memory.md`. Shapes of Qwen2.5, bfloat16,
-gradient checkpointing, forward passes of {BUDGET} packed tokens, several a step; adapters of rank 16. For a run of your
-own: `ap2o doctor --plan my.toml`; `train.memory_limit_gib` picks settings that keep to a limit. Training only: sampling
-on the same card needs room for its key/value cache.
+gradient checkpointing, forward passes of {BUDGET} packed tokens, several a step (one where gradients are released);
+adapters of rank 16. For a run of your own: `ap2o doctor --plan my.toml`, with `--processes 8` for one of eight GPUs;
+`train.memory_limit_gib` picks settings that keep to a limit. Training only: sampling on the same card needs room for
+its key/value cache.
 
 Every figure of the first two tables is **planned**: GiB that the card must have free, context included.
 """
 LEGEND = """\
 * full: float32 masters, Adam's moments in float32.
+* released: `train.gradient_release=true train.clip=0` as well: each weight has its step as soon as its gradient is
+  complete, so there is no clipping, and a step is one forward pass: `train.token_budget` must hold all its pairs. In
+  several passes nothing would be saved, the gradients of the first ones exist all at once. A step whose gradients are
+  not finite ends the run; it goes on from the last checkpoint.
 * 8-bit: `train.masters=false train.optimizer=adamw_8bit`.
 * offloaded: `train.offload_optimizer=true train.activation_offload=true` as well.
 * LoRA: `adapter.kind=lora`; QLoRA: `model.quantization=nf4` as well.

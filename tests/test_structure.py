@@ -32,6 +32,7 @@ STAGES = (
 FREE = ("errors", "settings", "config")
 BESIDE = {
     "__main__": "cli",
+    "allocator": None,
     "demo_model": None,
     "environment": None,
     "interrupt": None,

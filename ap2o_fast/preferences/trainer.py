@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from ap2o_fast import config as settings
 from ap2o_fast.errors import UsageError
 from ap2o_fast.preferences.run import DpoRun, Given
 from ap2o_fast.preferences.settings import check
 from ap2o_fast.preferences.source import name_of
 from ap2o_fast.processes import create_folder, meet
+from ap2o_fast.reporting.memory import keep_to_limit
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.training.parallel.distributed import processes
 
@@ -67,7 +70,15 @@ class Trainer:
             overrides["preferences"]["eval"] = {"source": eval_source}
         config = settings.load(_merged(tree, overrides), defaults=settings.DPO_DEFAULTS)
         check(config)
-        if processes() > 1:
+        if config.train.memory_limit_gib and not named:
+            raise UsageError(
+                "train.memory_limit_gib needs the model's name",
+                why="what a loaded model needs is planned before it is loaded",
+                do="give its name or folder, or drop the limit",
+            )
+        alone = processes() == 1
+        config = keep_to_limit(config, processes(), None if quiet or not alone else Console(stderr=True))
+        if not alone:
             if not named:
                 raise UsageError(
                     f"a loaded model cannot be divided among {processes()} processes",

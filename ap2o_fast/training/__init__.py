@@ -7,7 +7,7 @@ from ap2o_fast.training.checkpoint import latest_checkpoint, load_checkpoint, sa
 from ap2o_fast.training.engine import Engine
 from ap2o_fast.training.models.adapters import adapt, adapters_off, load_adapter
 from ap2o_fast.training.models.check import prepare_model
-from ap2o_fast.training.models.liger import uses_liger
+from ap2o_fast.training.models.liger import layers_in_use
 from ap2o_fast.training.models.load import load_merged, load_model, load_tokenizer
 from ap2o_fast.training.models.quantization import quantise
 from ap2o_fast.training.models.save import model_hash, save_model
@@ -25,6 +25,7 @@ __all__ = [
     "check_head",
     "dpo_step_loss",
     "latest_checkpoint",
+    "layers_in_use",
     "load_adapter",
     "load_checkpoint",
     "load_merged",
@@ -40,5 +41,4 @@ __all__ = [
     "save_checkpoint",
     "save_model",
     "score",
-    "uses_liger",
 ]

@@ -46,8 +46,10 @@ def save_checkpoint(folder: Path, engine: Engine, extra: dict[str, Any]) -> Path
         extra: anything JSON can hold that the caller needs to continue.
 
     Returns: the folder of this checkpoint.
-    Errors: `MachineError` where it cannot be written, on every process; the older one is intact then.
+    Errors: `MachineError` where it cannot be written, on every process; the older one is intact then. `NumericalError`
+    for an engine whose weights are `damaged`.
     """
+    engine.check_intact()
     folder, world = Path(folder), engine.world
     first, frozen = world.rank == 0, engine.frozen
 
@@ -146,9 +148,7 @@ def load_checkpoint(folder: Path, engine: Engine) -> dict[str, Any]:
     for name, own in engine.optimizer.state_tensors().items():
         if local(own).data_ptr() != local(tensors[name]).data_ptr():  # it is in host memory, the shard on a GPU
             own.copy_(local(tensors[name]))
-    engine.optimizer.zero_grad()
-    engine.optimizer.set_step(state["step"])
-    engine.step = state["step"]
+    engine.stand_at(state["step"])
     extra: dict[str, Any] = state["extra"]
     return extra
 

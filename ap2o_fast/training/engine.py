@@ -11,6 +11,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,14 +24,15 @@ from transformers import PreTrainedModel
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.curriculum.plan import PairPlan
 from ap2o_fast.errors import NumericalError, UsageError
+from ap2o_fast.training.checks import check_engine, check_step, damaged, not_finite
 from ap2o_fast.training.deterministic import deterministic
 from ap2o_fast.training.memory.activation_offload import offload_activations
 from ap2o_fast.training.models.adapters import is_adapted
 from ap2o_fast.training.models.compiled import compile_blocks
-from ap2o_fast.training.models.liger import uses_liger
 from ap2o_fast.training.models.save import model_hash
 from ap2o_fast.training.objective import dpo_step_loss
 from ap2o_fast.training.optimizer.adamw import Optimizer
+from ap2o_fast.training.optimizer.release import released
 from ap2o_fast.training.packing.batch import PackedBatch, PackedStep
 from ap2o_fast.training.packing.flops import Cost, peak_flops
 from ap2o_fast.training.packing.pack import Book, pack_ahead, pack_step
@@ -44,6 +46,9 @@ _REWARD_TOLERANCE = {torch.float64: 1e-3, torch.float32: 5e-3, torch.bfloat16: 0
 
 class Engine:
     """Owns the model, its optimiser and the step counter.
+
+    Attributes:
+        damaged: whether a step has changed some of the weights and not the others.
 
     Args:
         model: as `load_model` or `prepare_model` returns it.
@@ -62,11 +67,10 @@ class Engine:
         profiles: Path = Path("profiles"),
         world: World = ALONE,
     ) -> None:
+        check_engine(model, train, world)
         if train.gradient_checkpointing:
-            _check_no_dropout(model)
             model.gradient_checkpointing_enable()
         if train.compile:
-            _check_compilable(model)
             compile_blocks(model)
         self.profiler = StepProfiler(train.profile_steps, profiles)
         if train.activation_offload:
@@ -79,6 +83,7 @@ class Engine:
         self.optimizer = Optimizer(model, train, total_steps)
         self.cost = Cost.of(model)
         self.step = 0
+        self.damaged = self._updating = False
         self._bad = torch.zeros((), device=model.device)
         self.peak_flops = world.size * (peak_flops(model.device) or 0.0)
 
@@ -130,9 +135,12 @@ class Engine:
     def launch(self, packed: PackedStep) -> Launched:
         """Begin an update on a packed step; on the CPU it is done on return, on a GPU it need not be.
 
-        Errors: `NumericalError` for reference log-probabilities that the untrained model does not reproduce; nothing is
-        changed then.
+        Errors: `NumericalError` for reference log-probabilities that the untrained model does not reproduce, and
+        `UsageError` for a step of several passes where gradients are released; nothing is changed then.
+        `NumericalError` for an engine whose weights are `damaged`.
         """
+        self.check_intact()
+        check_step(self.train, packed, self.step + 1)
         with self.profiler.step(self.step + 1), deterministic(self.train.deterministic, self.model.device):
             return self._launch(packed)
 
@@ -146,13 +154,14 @@ class Engine:
             norm = self.optimizer.clip_gradients()
         except BaseException:
             self.optimizer.zero_grad()
+            self.damaged = self._updating
             raise
         values = sum_over_ranks(torch.stack([value.double() for value in sums.values()]), self.world)
         values = torch.cat([values, norm.double()[None]])
-        fine = torch.isfinite(values[[*sums].index("loss")]) & torch.isfinite(norm)
-        self._bad = torch.maximum(self._bad, (~fine).float())
+        self._note(torch.isfinite(values[[*sums].index("loss")]) & torch.isfinite(norm))
         learning_rate = self.optimizer.learning_rate
         self.optimizer.step(self._bad)
+        self._updating = False
         self.step += 1
         return Launched(
             engine=self,
@@ -170,9 +179,18 @@ class Engine:
         )
         if self.step == 0:
             self._check_reference(output.logps, batch)
-        output.loss.backward()
+        updates: AbstractContextManager[None] = nullcontext()
+        if self.train.gradient_release:
+            self._note(torch.isfinite(output.loss.detach()))
+            self._updating, updates = True, released(self.optimizer, self._bad)
+        with updates:
+            output.loss.backward()
         self.optimizer.collect()
         return metrics
+
+    def _note(self, fine: torch.Tensor) -> None:
+        """Where this 0-d boolean is False, change no weight from now on."""
+        torch.maximum(self._bad, (~fine).float(), out=self._bad)
 
     def _check_reference(self, logps: torch.Tensor, batch: PackedBatch) -> None:
         ratios = (logps - batch.ref_logps).abs()
@@ -189,12 +207,17 @@ class Engine:
                 do="score the book again with the model that training starts from",
             )
 
-    def undo(self, step: int) -> None:
-        """Be as before `step`, which did not change the weights because something was not finite."""
+    def stand_at(self, step: int) -> None:
+        """Go on from after `step`, with the weights and optimiser state of that step in place."""
         self.optimizer.zero_grad()
-        self.optimizer.set_step(step - 1)
-        self.step = step - 1
+        self.optimizer.done = self.step = step
+        self.damaged = self._updating = False
         self._bad.zero_()
+
+    def check_intact(self) -> None:
+        """Errors: `NumericalError` where a step changed some of the weights and not the others."""
+        if self.damaged:
+            raise damaged()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,14 +239,18 @@ class Launched:
         (packed), answer_tokens, packing_efficiency, forward_passes, seconds, tflops (10^12 operations of matrix
         products a second; recomputation does not count), mfu (their share of the device's peak, where that is known),
         peak_mib (of the device; on the CPU of the process since its start), step (counted from 1).
-        Errors: `NumericalError` for a loss or gradient that is not finite; the weights are as before the step then.
+        Errors: `NumericalError` for a loss or gradient that is not finite. The weights are as before the step then,
+        but where gradients are released and one is not finite: the engine is `damaged`.
         """
         seconds = self.clock.seconds()
         found = dict(zip(self.names, self.values.tolist(), strict=True))
         for name in ("loss", "grad_norm"):
             if not math.isfinite(found[name]):
-                self.engine.undo(self.step)
-                raise _not_finite(self.step, name.replace("grad_", "gradient "), found[name])
+                self.engine.stand_at(self.step - 1)
+                self.engine.damaged = name == "grad_norm" and self.engine.train.gradient_release
+                raise not_finite(
+                    self.step, name.replace("grad_", "gradient "), found[name], in_part=self.engine.damaged
+                )
         rate = self.packed.flops / seconds
         peak = self.engine.peak_flops
         return (
@@ -265,35 +292,6 @@ class _Clock:
             return self._times[1] - self._times[0]
         self._events[1].synchronize()
         return self._events[0].elapsed_time(self._events[1]) / 1e3
-
-
-def _not_finite(step: int, what: str, value: float) -> NumericalError:
-    return NumericalError(
-        f"step {step}: {what} is {value}; the weights were not changed",
-        why="an overflow in the model, or weights that were already broken",
-        do="resume from the last checkpoint with a lower train.lr or train.clip, or with model.dtype=float32",
-    )
-
-
-def _check_compilable(model: PreTrainedModel) -> None:
-    if uses_liger(model):
-        raise UsageError(
-            "train.compile cannot be used with Liger's layers",
-            why="torch.compile does not trace them, and fuses what they do by itself",
-            do="set model.liger=false",
-        )
-
-
-def _check_no_dropout(model: PreTrainedModel) -> None:
-    """transformers checkpoints in training mode only, where dropout would act."""
-    rates = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
-    rates.append(getattr(model.config, "attention_dropout", 0.0) or 0.0)
-    if max(rates) > 0:
-        raise UsageError(
-            f"train.gradient_checkpointing cannot be used: the model has dropout ({max(rates)})",
-            why="recomputed activations would not match the reference log-probabilities",
-            do="set the dropout in the model's config.json to 0, or train.gradient_checkpointing=false",
-        )
 
 
 def _peak_mib(device: torch.device) -> float:

@@ -24,7 +24,7 @@ def train(case: Case, device: str, settings: dict[str, Any], tick: Callable[[], 
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.data.zero_()
-    use_liger(model, False if train.compile else "auto")
+    use_liger(model, "auto", compiled=train.compile)
     if case.adapter != "none":
         adapt(model, AdapterSettings(kind="lora"))
     model = prepare_model(model)

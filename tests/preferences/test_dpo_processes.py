@@ -11,15 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ap2o_fast import config
 from ap2o_fast.cli import main
-from ap2o_fast.errors import UsageError
-from ap2o_fast.processes import create_folder
 from ap2o_fast.reporting.metrics import read_lines
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.training import Engine
 from ap2o_fast.training.packing.batch import PackedStep
-from ap2o_fast.training.parallel.distributed import World
 from tests.preferences.data import make_model, make_rows, write, write_settings
 from tests.training.processes import environment, run_commands, torchrun
 
@@ -149,9 +145,3 @@ def test_what_processes_cannot_share_is_refused_before_they_meet(
             main([arguments[0], str(settings), *arguments[1:]])
         assert stopped.value.code == 2
         assert (words in capsys.readouterr().err) == (rank == 0)
-
-
-def test_a_plan_of_memory_is_refused() -> None:
-    limited = config.load(None, ["train.memory_limit_gib=4"])
-    with pytest.raises(UsageError, match="memory_limit_gib cannot be planned for 2 processes"):
-        create_folder(limited, World(rank=1, size=2), join=False)

@@ -14,6 +14,7 @@ from ap2o_fast.errors import UsageError
 from ap2o_fast.preferences.settings import check
 from ap2o_fast.reporting.metrics import read_lines
 from ap2o_fast.training import model_hash
+from ap2o_fast.training.memory.fit import changes, plan_run
 from tests.preferences.data import make_model, make_rows, make_tokenizer, write
 from tests.training.support import plain_model
 
@@ -126,3 +127,20 @@ def test_only_what_is_there_can_be_imported() -> None:
     assert ap2o_fast.Trainer is Trainer
     with pytest.raises(AttributeError, match="no attribute 'Trainr'"):
         _ = ap2o_fast.Trainr
+
+
+def test_a_memory_limit_picks_settings_that_keep_every_pair(tmp_path: Path, model: Path) -> None:
+    def made(folder: str, **train: object) -> config.Config:
+        trainer = Trainer(model, make_rows(4), run_dir=f"{tmp_path}/{folder}", train=SMALL | train, quiet=True)
+        return trainer.folder.config
+
+    free = made("free")
+    needed = plan_run(free).needed
+    kept = made("kept", memory_limit_gib=(needed - 1) / 2**30)
+    assert changes(free.train, kept.train).keys() - {"memory_limit_gib"}
+    assert kept.train.token_budget == free.train.token_budget, "a smaller pass would leave long pairs out"
+    assert plan_run(kept).needed < needed
+    with pytest.raises(UsageError, match="memory_limit_gib needs the model's name"):
+        Trainer(
+            plain_model("qwen3"), make_rows(4), tokenizer=make_tokenizer(), train={"memory_limit_gib": 1.0}, quiet=True
+        )

@@ -13,10 +13,10 @@ import transformers
 
 from ap2o_fast.config import LossSettings, ModelSettings, TrainSettings
 from ap2o_fast.errors import MachineError, UsageError
-from ap2o_fast.training import Engine, load_model, prepare_model, save_model, score, uses_liger
+from ap2o_fast.training import Engine, load_model, prepare_model, save_model, score
 from ap2o_fast.training.deterministic import deterministic
 from ap2o_fast.training.engine import Launched
-from ap2o_fast.training.models.liger import replace_layers, use_liger
+from ap2o_fast.training.models.liger import replace_layers, use_liger, uses_liger
 from ap2o_fast.training.profile import StepProfiler, parse_steps
 from tests.training.support import ANSWERS, CONFIGS, PAIRS, PROMPTS, make_book, make_plan, plain_model, tiny_model
 from tests.training.test_model import make_tokenizer

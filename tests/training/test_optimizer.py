@@ -117,7 +117,7 @@ def test_a_bad_step_changes_nothing(variant: str) -> None:
     for name, state in optimizer.state_tensors().items():
         assert torch.equal(state, before[name]), name
     assert all(torch.equal(now, old) for now, old in zip(trainer.model.parameters(), weights, strict=True))
-    optimizer.set_step(2)
+    optimizer.done = 2
     assert train(trainer, 1).step == 3
     assert not all(torch.equal(now, old) for now, old in zip(trainer.model.parameters(), weights, strict=True))
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import PretrainedConfig, Qwen2Config
 
 from ap2o_fast.config import LossSettings, TrainSettings
 from ap2o_fast.training import Engine, score
+from ap2o_fast.training.memory.form import Form
 from ap2o_fast.training.memory.plan import Planner, predict
-from ap2o_fast.training.memory.rehearsal import Batch, Form
+from ap2o_fast.training.memory.rehearsal import Batch
 from ap2o_fast.training.packing.pack import pack
+from benchmarks.training.cases import config_of
 from tests.training.support import MemoryBook, make_book, make_plan, tiny_model
 
 GIB = 2**30
@@ -26,32 +27,13 @@ SHAPE = {
     "vocab_size": 2048,
 }
 BOOK = make_book([40, 50, 60], [[40, 60, 50, 70], [60, 30, 80], [45, 55, 65, 20]])
+RELEASE = {"gradient_release": True, "clip": 0}
 PAIRS = [(0, 1), (0, 2), (3, 1), (4, 5), (6, 5), (7, 8), (9, 10)]
-
-
-def qwen(width: int, middle: int, layers: int, heads: int, groups: int, tied: bool = True) -> PretrainedConfig:
-    """Shapes of Qwen2.5."""
-    return Qwen2Config(
-        vocab_size=151936 if tied else 152064,
-        hidden_size=width,
-        intermediate_size=middle,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=groups,
-        tie_word_embeddings=tied,
-    )
-
-
-CONFIGS = {
-    "0.5B": qwen(896, 4864, 24, 14, 2),
-    "1.5B": qwen(1536, 8960, 28, 12, 2),
-    "7B": qwen(3584, 18944, 28, 28, 4, tied=False),
-}
 
 
 @functools.cache
 def planner_of(name: str) -> Planner:
-    return Planner(CONFIGS[name], torch.bfloat16)
+    return Planner(config_of(name), torch.bfloat16)
 
 
 def measured(trainer: Engine, book: MemoryBook, reference: np.ndarray) -> int:
@@ -71,6 +53,9 @@ def measured(trainer: Engine, book: MemoryBook, reference: np.ndarray) -> int:
         (torch.float32, {"token_budget": 350}),
         (torch.bfloat16, {"gradient_checkpointing": True}),
         (torch.bfloat16, {"gradient_checkpointing": True, "masters": False}),
+        (torch.float32, RELEASE),
+        (torch.bfloat16, RELEASE | {"gradient_checkpointing": True}),
+        (torch.float32, RELEASE | {"optimizer": "adamw_8bit"}),
     ],
 )
 def test_a_step_on_the_cpu_takes_what_was_predicted(dtype: torch.dtype, changes: dict[str, object]) -> None:
@@ -125,7 +110,7 @@ def test_seven_billion_weights_fit_on_80_gb_without_masters() -> None:
 def test_adapters_and_four_bits_are_planned() -> None:
     train = TrainSettings(gradient_checkpointing=True, token_budget=2048)
     lora, qlora = (
-        predict(CONFIGS["7B"], torch.bfloat16, train, form=Form(rank=16, quantized=quantized))
+        predict(config_of("7B"), torch.bfloat16, train, form=Form(rank=16, quantized=quantized))
         for quantized in (False, True)
     )
     # Embedding and head, 2 x 545 M weights, stay; 6.5 G weights of the blocks have 4.127 bits each, adapters 40 M.
@@ -144,7 +129,7 @@ def test_what_costs_memory_is_in_the_plan() -> None:
 
     assert needed() < needed(token_budget=8192) < needed(gradient_checkpointing=False)
     assert needed(masters=False, optimizer="adamw_8bit") < needed(optimizer="adamw_8bit") < needed()
-    kernels = Planner(CONFIGS["0.5B"], torch.bfloat16, form=Form(liger=True))
+    kernels = Planner(config_of("0.5B"), torch.bfloat16, form=Form(liger=True))
     assert kernels.plan(base.model_copy(update={"gradient_checkpointing": False})).peak < 0.9 * needed(
         gradient_checkpointing=False
     )

@@ -16,9 +16,9 @@ from transformers import AutoConfig, PretrainedConfig
 
 from ap2o_fast.config import Config, TrainSettings
 from ap2o_fast.errors import MachineError, UsageError
+from ap2o_fast.training.memory.form import Form
 from ap2o_fast.training.memory.plan import Plan, Planner
-from ap2o_fast.training.memory.rehearsal import Form
-from ap2o_fast.training.models.liger import LAYERS
+from ap2o_fast.training.models.liger import LAYERS, wanted_layers
 
 LEVERS: tuple[dict[str, Any], ...] = (
     {"gradient_checkpointing": True},
@@ -30,11 +30,16 @@ LEVERS: tuple[dict[str, Any], ...] = (
 """Settings in the order in which they are taken, after smaller forward passes."""
 
 
-def plan_run(config: Config) -> Plan:
+def plan_run(config: Config, processes: int = 1) -> Plan:
     """What training with a run's settings will need; with a limit, settings of `Plan.train` that keep to it.
 
-    Errors: `MachineError` where the model's configuration is not to be had; `UsageError` where nothing fits the limit.
+    Args:
+        processes: that train together, `train.shard` of which divide a copy of the weights; the plan is for one.
+
+    Errors: `MachineError` where the model's configuration is not to be had; `UsageError` where nothing fits the limit,
+    or for settings that so many processes cannot have.
     """
+    shards = check_processes(config, processes)
     name = config.model.name
     try:
         found = AutoConfig.from_pretrained(name, revision=config.model.revision)
@@ -45,11 +50,33 @@ def plan_run(config: Config) -> Plan:
             do="set model.name to a folder with config.json, or to a Hub name that can be reached",
         ) from error
     on_gpu = config.model.device.startswith("cuda")
-    planner = Planner(found, getattr(torch, config.model.dtype), form=_form(config, found, on_gpu), on_gpu=on_gpu)
+    planner = Planner(
+        found, getattr(torch, config.model.dtype), form=_form(config, found, on_gpu), on_gpu=on_gpu, shards=shards
+    )
     if not config.train.memory_limit_gib:
         return planner.plan(config.train, config.loss)
-    longest = config.prompt.max_tokens + 2 * config.sampling.max_new_tokens
+    # Pairs of plain DPO that a pass cannot hold are left out, so a smaller one would train on other data.
+    given = config.preferences.source
+    longest = config.train.token_budget if given else config.prompt.max_tokens + 2 * config.sampling.max_new_tokens
     return fit(planner, config, smallest=min(longest, config.train.token_budget))
+
+
+def check_processes(config: Config, processes: int) -> int:
+    """How many of the processes divide a copy of the weights.
+
+    Errors: `UsageError` for what so many processes cannot have.
+    """
+    if processes == 1:
+        return 1
+    if config.model.quantization != "none" or config.train.gradient_release:
+        what = "train.gradient_release" if config.train.gradient_release else "model.quantization"
+        raise UsageError(f"{what} cannot be had by {processes} processes", do=f"leave {what} at its default")
+    shards = config.train.shard or processes
+    if processes % shards:
+        raise UsageError(
+            f"train.shard = {shards} does not divide the {processes} processes", do="set it to a divisor, or 0"
+        )
+    return shards
 
 
 def _form(config: Config, found: PretrainedConfig, on_gpu: bool) -> Form:
@@ -57,9 +84,13 @@ def _form(config: Config, found: PretrainedConfig, on_gpu: bool) -> Form:
     adapter, kind = config.adapter, getattr(found, "model_type", "")
     return Form(
         rank=0 if adapter.kind == "none" else adapter.rank,
+        targets=adapter.targets,
         dora=adapter.kind == "dora",
         quantized=config.model.quantization != "none",
-        liger=on_gpu and bool(config.model.liger) and kind in LAYERS and find_spec("liger_kernel") is not None,
+        liger=on_gpu
+        and bool(wanted_layers(config.model.liger, compiled=config.train.compile))
+        and kind in LAYERS
+        and find_spec("liger_kernel") is not None,
     )
 
 
@@ -81,12 +112,13 @@ def fit(planner: Planner, config: Config, *, smallest: int) -> Plan:
             nearest = plan
     assert nearest is not None
     adapters = "" if planner.form.rank else ", or train an adapter"
+    shorter = "train.token_budget" if config.preferences.source else "prompt.max_tokens or sampling.max_new_tokens"
     raise UsageError(
         f"{config.model.name} cannot be trained in train.memory_limit_gib = {config.train.memory_limit_gib:g}: it takes"
         f" at least {nearest.needed / 2**30:.1f} GiB",
         why=f"with {describe(changes(config.train, nearest.train))}, of which weights"
         f" {nearest.parts['weights'] / 2**30:.1f} GiB",
-        do="take a smaller model, lower prompt.max_tokens or sampling.max_new_tokens" + adapters,
+        do=f"take a smaller model, lower {shorter}{adapters}",
     )
 
 

@@ -7,16 +7,19 @@ and adapters have stand-ins.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from ap2o_fast.training.memory import stand_ins
 from ap2o_fast.training.memory.activation_offload import FEWEST
+from ap2o_fast.training.memory.form import Form, meta_model
+from ap2o_fast.training.memory.shards import Shards
 from ap2o_fast.training.memory.stand_ins import Head
 from ap2o_fast.training.memory.tally import Tally
 
@@ -46,46 +49,11 @@ class Bytes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
-    """What a model is besides its configuration.
+class Update:
+    """Bytes that a parameter's update takes as soon as its gradient is complete: its float32 sum, and beside that."""
 
-    Attributes:
-        rank: of adapters beside the blocks' linear layers, all else frozen; 0 for none.
-        dora: whether they learn lengths as well.
-        quantized: whether those layers have 4 bits a weight.
-        liger: whether Liger's kernels compute norms and gates.
-    """
-
-    rank: int = 0
-    dora: bool = False
-    quantized: bool = False
-    liger: bool = False
-
-
-def meta_model(config: PretrainedConfig, dtype: torch.dtype, form: Form) -> PreTrainedModel:
-    """A model without weights, its blocks' linear layers frozen beside adapters where there is a rank."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation="sdpa")
-    model.set_attn_implementation(stand_ins.NAME)
-    if form.liger:
-        stand_ins.use_liger(model)
-    if form.rank:
-        model.requires_grad_(False)
-        wide = torch.promote_types(dtype, torch.float32) if form.dora else dtype
-        for parent, name, linear in list(block_linears(model)):
-            adapted = stand_ins.Linear(
-                linear, rank=form.rank, dora=form.dora, quantized=form.quantized, adapter_dtype=wide
-            )
-            setattr(parent, name, adapted)
-    return model.eval()
-
-
-def block_linears(model: PreTrainedModel) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
-    """Module, attribute and linear layer, for every linear layer of the blocks."""
-    for parent in model.get_decoder().modules():
-        for name, child in parent.named_children():
-            if isinstance(child, torch.nn.Linear) and not isinstance(parent, stand_ins.Linear):
-                yield parent, name, child
+    sum: int
+    beside: int
 
 
 def rehearse(
@@ -97,6 +65,8 @@ def rehearse(
     *,
     checkpointing: bool,
     offload: bool,
+    release: Callable[[torch.Tensor], Update | None] | None = None,
+    shards: int = 1,
 ) -> Bytes:
     """Count what scoring and training allocate in one forward pass of `batch`.
 
@@ -106,9 +76,14 @@ def rehearse(
 
     Args:
         offload: whether what layers keep waits in host memory.
+        release: of a parameter, what its update takes whose gradient is freed as soon as that is complete; None for one
+            that keeps it.
+        shards: processes that divide the weights.
     """
     layers = config.get_text_config().num_hidden_layers
-    short, long = (_count(_cut(config, n), dtype, form, batch, head, checkpointing, offload) for n in (2, 3))
+    short, long = (
+        _count(_cut(config, n), dtype, form, batch, head, checkpointing, offload, release, shards) for n in (2, 3)
+    )
     far = [
         [a + (layers - 2) * (b - a) for a, b in zip(two, three, strict=True)]
         for two, three in zip(short, long, strict=True)
@@ -134,6 +109,8 @@ def _count(
     head: Head,
     checkpointing: bool,
     offload: bool,
+    release: Callable[[torch.Tensor], Update | None] | None,
+    shards: int,
 ) -> list[list[int]]:
     """Peaks of scoring, and of two passes: before the last layer's backward, in it, and in the first layer's."""
     model = meta_model(config, dtype, form)
@@ -142,7 +119,8 @@ def _count(
         model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
         model.train()
     tensors = [*model.parameters(), *model.buffers()]
-    with torch.no_grad(), Tally(tensors) as scoring:
+    divided = Shards(model, shards, copies=not head.on_gpu)
+    with torch.no_grad(), Tally(tensors) as scoring, divided.forward():
         _pass(model, batch, head)
     found = [scoring.peaks]
     with Tally(tensors) as tally:
@@ -150,9 +128,10 @@ def _count(
             layer.register_forward_hook(lambda *call: _mark_backward(call[2], tally))
         for _ in range(2):
             tally.peaks = [tally.alive]
-            with _offloaded() if offload else nullcontext():
+            with divided.forward(), _offloaded() if offload else nullcontext():
                 loss = _pass(model, batch, head)
-            loss.backward()
+            with _released(model, release), divided.backward():
+                loss.backward()
             del loss
             found.append([tally.peaks[0], tally.peaks[1], tally.peaks[-1]])
     return found
@@ -163,6 +142,27 @@ def _mark_backward(output: torch.Tensor | tuple[torch.Tensor, ...], tally: Tally
     hidden = output if isinstance(output, torch.Tensor) else output[0]
     if hidden.requires_grad:
         hidden.register_hook(lambda _: tally.mark())
+
+
+@contextmanager
+def _released(model: PreTrainedModel, release: Callable[[torch.Tensor], Update | None] | None) -> Iterator[None]:
+    """As `optimizer.release.released`: a gradient is there until its parameter's update."""
+    handles = []
+    for parameter in model.parameters():
+        update = release(parameter) if release is not None and parameter.requires_grad else None
+        if update is not None:
+            hook = functools.partial(_update, update)
+            handles.append(parameter.register_post_accumulate_grad_hook(hook))
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def _update(update: Update, parameter: torch.Tensor) -> None:
+    total = torch.empty(update.sum, dtype=torch.uint8, device="meta")
+    parameter.grad = None
+    beside = torch.empty(update.beside, dtype=torch.uint8, device="meta")
+    del total, beside
 
 
 def _pass(model: PreTrainedModel, batch: Batch, head: Head) -> torch.Tensor:

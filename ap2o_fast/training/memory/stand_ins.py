@@ -153,21 +153,25 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 class Linear(nn.Module):
-    """A frozen linear layer of a block with a LoRA or DoRA adapter, its weight whole or in 4 bits."""
+    """A frozen linear layer of a block with a LoRA or DoRA adapter or, at rank 0, none; whole or in 4 bits."""
 
     def __init__(
         self, linear: nn.Linear, *, rank: int, dora: bool, quantized: bool, adapter_dtype: torch.dtype
     ) -> None:
         super().__init__()
-        self.linear, self.dora, self.quantized = linear, dora, quantized
+        self.linear, self.rank, self.quantized = linear, rank, quantized
+        self.length: nn.Parameter | None = None
+        if not rank:
+            return
         self.down = nn.Linear(linear.in_features, rank, bias=False, device="meta", dtype=adapter_dtype)
         self.up = nn.Linear(rank, linear.out_features, bias=False, device="meta", dtype=adapter_dtype)
-        self.length = (
-            nn.Parameter(torch.empty(linear.out_features, device="meta", dtype=adapter_dtype)) if dora else None
-        )
+        if dora:
+            self.length = nn.Parameter(torch.empty(linear.out_features, device="meta", dtype=adapter_dtype))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         base = _FourBit.apply(x, self.linear.weight) if self.quantized else self.linear(x)
+        if not self.rank:
+            return base
         added = self.up(self.down(x.to(self.down.weight.dtype))) * 2.0
         if self.length is not None:
             whole = torch.empty_like(self.linear.weight, dtype=torch.float32)

@@ -26,15 +26,47 @@ LAYERS = {
 }
 
 
-def use_liger(model: PreTrainedModel, wanted: Literal["auto"] | bool, device: torch.device | None = None) -> int:
+def wanted_layers(setting: Literal["auto"] | bool, *, compiled: bool) -> Literal["auto"] | bool:
+    """What the setting `model.liger` means: `auto` leaves layers that are compiled to the compiler, which fuses them.
+
+    Errors: `UsageError` for `True` where they are.
+    """
+    if not compiled:
+        return setting
+    if setting is True:
+        raise UsageError(
+            "model.liger=true cannot be used with train.compile=true",
+            why="torch.compile does not trace Liger's layers, and fuses what they do by itself",
+            do="set model.liger=auto, which then leaves the layers to the compiler, or train.compile=false",
+        )
+    return False
+
+
+def layers_in_use(model: PreTrainedModel, setting: Literal["auto"] | bool, *, compiled: bool) -> str:
+    """Whether a model has Liger's layers, in words."""
+    if uses_liger(model):
+        return "true"
+    return "false: train.compile fuses the model's own layers" if compiled and setting == "auto" else "false"
+
+
+def use_liger(
+    model: PreTrainedModel,
+    wanted: Literal["auto"] | bool,
+    device: torch.device | None = None,
+    *,
+    compiled: bool = False,
+) -> int:
     """Replace a model's normalisations and MLPs by Liger's where the setting `model.liger` wants it.
 
     Args:
         device: where it is going to be; the model's own by default.
+        compiled: whether its layers will be compiled.
 
-    Returns: how many were replaced; 0 for `auto` where Liger cannot be had or does not fit.
-    Errors: for `True`, `UsageError` where it does not fit the model or its device, `MachineError` where it is missing.
+    Returns: how many were replaced; 0 for `auto` where Liger cannot be had, does not fit, or layers are compiled.
+    Errors: for `True`, `UsageError` where it does not fit the model, its device or the compiler, `MachineError` where
+    it is missing.
     """
+    wanted = wanted_layers(wanted, compiled=compiled)
     if wanted is False:
         return 0
     reason = _unfit(model, device or model.device)

@@ -34,6 +34,7 @@ def load_model(
     *,
     seed: int = 0,
     world: World = ALONE,
+    compiled: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer, ready for packed training and for generation. Sets torch's number of threads.
 
@@ -43,6 +44,7 @@ def load_model(
         seed: of the adapters.
         world: the processes that divide it among them. Each reads its part of the files; with adapters each reads all
             into the host's memory first.
+        compiled: whether the engine will compile its layers; `model.liger=auto` leaves them alone then.
 
     Returns: the model in eval mode (no dropout; gradients still flow) on its device, and the tokenizer.
     Errors: `MachineError` where model, device, package or memory is not to be had; `UsageError` for an architecture
@@ -89,7 +91,7 @@ def load_model(
     tokenizer = load_tokenizer(settings)
     if settings.quantization != "none":
         quantization.settle(model)
-    use_liger(model, settings.liger, device)
+    use_liger(model, settings.liger, device, compiled=compiled)
     adapt(model, adapter, seed=seed)
     if is_adapted(model):
         model.peft_config["default"].revision = settings.revision

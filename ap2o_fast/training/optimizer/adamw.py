@@ -13,16 +13,17 @@ ones by 0.2 and 0.4 % of their norm, where computing in bfloat16 had put them 1.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from ap2o_fast.config import TrainSettings
 from ap2o_fast.training.optimizer.lean_adamw import make_rates, step, take_turns
-from ap2o_fast.training.optimizer.parameter import check_settings, prepare_parameter
+from ap2o_fast.training.optimizer.parameter import Parameter, check_settings, prepare_parameter
+from ap2o_fast.training.optimizer.plain_adamw import plain_step
 from ap2o_fast.training.optimizer.rounding import round_by_chance
+from ap2o_fast.training.optimizer.schedule import Schedule
 from ap2o_fast.training.parallel.sharding import local, shard_rank, whole
 
 _TOGETHER = 32
@@ -32,51 +33,34 @@ _TOGETHER = 32
 class Optimizer:
     """AdamW, gradient clipping and schedule over the trainable parameters of a model.
 
-    The learning rate rises linearly over the first ceil(warmup x total_steps) steps, starting at 0, and falls linearly
-    to 0, as in transformers' and TRL's trainers.
+    Attributes:
+        done: updates so far, by which the schedule goes.
 
     Errors: `UsageError` for settings that contradict each other or the model.
     """
 
     def __init__(self, model: PreTrainedModel, settings: TrainSettings, total_steps: int) -> None:
-        self.settings, self.clip = settings, settings.clip
+        self.settings = settings
         trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         check_settings(settings, [parameter for _, parameter in trained])
         self.parameters = [prepare_parameter(name, parameter, settings) for name, parameter in trained]
-        # It has the lean ones too, for the schedule, but never sees a gradient of theirs and keeps nothing of them.
-        self.adamw = torch.optim.AdamW(
-            [parameter.master for parameter in self.parameters],
-            lr=settings.lr,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-        for parameter in self.parameters:
-            if parameter.lean is None:
-                self.adamw.state[parameter.master] = _moments(parameter.master)
         self._clipping: torch.Tensor | None = None
-        self._warmup, self._total = math.ceil(total_steps * settings.warmup), total_steps
-        self.set_step(0)
-
-    def set_step(self, step: int) -> None:
-        """Move the schedule to where `step` updates have been done."""
-        self.schedule = LambdaLR(self.adamw, self._share, last_epoch=step - 1)
-
-    def _share(self, step: int) -> float:
-        """Of the peak learning rate, after `step` updates."""
-        if step < self._warmup:
-            return step / self._warmup
-        return max(0.0, (self._total - step) / max(1, self._total - self._warmup))
+        self.schedule = Schedule.of(settings, total_steps)
+        self.done = 0
 
     @property
     def learning_rate(self) -> float:
         """What the next step uses."""
-        return float(self.schedule.get_last_lr()[0])
+        return self.settings.lr * self.schedule.share(self.done)
 
-    def collect(self) -> None:
-        """Add the model's gradients to the masters', in float32; call after each backward pass."""
-        waiting = [p for p in self.parameters if p.master is not p.model and p.model.grad is not None]
+    def collect(self, parameters: Sequence[Parameter] | None = None) -> None:
+        """Add the model's gradients to the masters', in float32; call after each backward pass.
+
+        Args:
+            parameters: some of them; all by default.
+        """
+        some = self.parameters if parameters is None else parameters
+        waiting = [p for p in some if p.master is not p.model and p.model.grad is not None]
         # A launch for many: some for each took the host longer than a small model's forward pass.
         for start in range(0, len(waiting), _TOGETHER):
             new: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
@@ -95,68 +79,86 @@ class Optimizer:
                     into(*pair)
 
     def clip_gradients(self) -> torch.Tensor:
-        """Have the next step scale the gradients to a global norm of at most `clip`.
+        """Have the next step scale the gradients to a global norm of at most `clip`, where that is not 0.
 
-        Returns: the norm before, a 0-d float32 (of float64 gradients float64) tensor on their device.
+        Returns: the norm before, a 0-d float32 (of float64 gradients float64) tensor on their device; of released
+        gradients too.
         """
-        gradients = [p.gradient for p in self.parameters if p.gradient is not None]
+        self.measure(self.parameters)
+        norm = whole(torch.linalg.vector_norm(torch.stack([p.norm for p in self.parameters if p.norm is not None])))
+        if self.settings.clip:
+            self._clipping = (self.settings.clip / (norm + 1e-6)).clamp(max=1.0)
+        return norm
+
+    def measure(self, parameters: Sequence[Parameter]) -> None:
+        """Note the norm of each gradient that is there."""
+        waiting = [parameter for parameter in parameters if parameter.gradient is not None]
+        gradients = [gradient for parameter in waiting if (gradient := parameter.gradient) is not None]
+        if not gradients:
+            return
         # In float32 whatever they are: torch's own clipping rounds norms of bfloat16 gradients to bfloat16.
         wide = torch.promote_types(gradients[0].dtype, torch.float32)
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, dtype=wide)))
-        norm = whole(norm)
-        self._clipping = (self.clip / (norm + 1e-6)).clamp(max=1.0)
-        return norm
+        for parameter, norm in zip(waiting, torch._foreach_norm(gradients, 2, dtype=wide), strict=True):
+            parameter.norm = norm
 
     @torch.no_grad()
     def step(self, bad: torch.Tensor | None = None) -> None:
-        """Update the weights, advance the schedule and drop the gradients.
+        """Update the weights that have a gradient, advance the schedule and drop the gradients.
 
         Args:
             bad: 0-d float32 on the device of the gradients; 1 leaves weights and moments as they are. The host does not
                 wait for it, so the schedule advances all the same.
         """
-        done = self.schedule.last_epoch
         first = next(parameter.model for parameter in self.parameters)
         bad = torch.zeros((), device=first.device) if bad is None else bad
-        scale = torch.ones((), device=first.device) if self._clipping is None else self._clipping
-        good = bad == 0
         # One seed a step and shard: a resumed run rounds as the uninterrupted one, and replicas of a shard alike.
-        chance = None
-        if self.settings.rounding == "stochastic":
-            chance = torch.Generator(first.device).manual_seed(done + 1 + (shard_rank(first) << 32))
-        self._lean_step(make_rates(self.learning_rate, self.settings, done + 1), scale.float(), good, chance)
-        self._torch_step(scale, bad)
-        self.schedule.step()
-        halves = [p for p in self.parameters if p.lean is None and p.master is not p.model]
-        round_by_chance([local(p.master) for p in halves], [local(p.model) for p in halves], chance, good)
+        chance = self.chance(self.done + 1 + (shard_rank(first) << 32))
+        self.update(self.parameters, self.rates(), bad, chance)
+        self.done += 1
         self.zero_grad()
 
-    def _lean_step(
-        self, rates: torch.Tensor, scale: torch.Tensor, good: torch.Tensor, chance: torch.Generator | None
+    def rates(self) -> torch.Tensor:
+        """What `lean_adamw.step` multiplies with in this step, on the weights' device."""
+        rates = make_rates(self.learning_rate, self.settings, self.done + 1)
+        return rates.to(self.parameters[0].model.device, non_blocking=True)
+
+    def chance(self, seed: int) -> torch.Generator | None:
+        """What weights are rounded by; None to the nearest."""
+        if self.settings.rounding == "nearest":
+            return None
+        return torch.Generator(self.parameters[0].model.device).manual_seed(seed)
+
+    @torch.no_grad()
+    def update(
+        self,
+        parameters: Sequence[Parameter],
+        rates: torch.Tensor,
+        bad: torch.Tensor,
+        chance: torch.Generator | None,
     ) -> None:
-        rates = rates.to(scale.device, non_blocking=True)
+        """Update those of the parameters that have a gradient, which is dropped; the schedule stays where it is."""
+        scale = torch.ones((), device=bad.device) if self._clipping is None else self._clipping
+        good, there = bad == 0, [parameter for parameter in parameters if parameter.gradient is not None]
         with take_turns(scale.device, away=self.settings.offload_optimizer) as turn:
-            for parameter in self.parameters:
+            for parameter in there:
                 if parameter.lean is not None and parameter.gradient is not None:
-                    step(parameter.lean, parameter.gradient, rates, scale, good, chance, turn)
-        for parameter in self.parameters:
+                    step(parameter.lean, parameter.gradient, rates, scale.float(), good, chance, turn)
+        for parameter in there:
             if parameter.lean is not None:
                 parameter.drop()
-
-    def _torch_step(self, scale: torch.Tensor, bad: torch.Tensor) -> None:
-        for parameter in self.parameters:
-            if parameter.lean is None:
-                parameter.master.grad = parameter.gradient
-        # What torch.amp.GradScaler sets: gradients are divided by the one, and nothing happens if the other is 1.
-        self.adamw.grad_scale = (1 / scale).float()  # type: ignore[attr-defined]
-        self.adamw.found_inf = bad  # type: ignore[attr-defined]
-        self.adamw.step()
+        rest = [parameter for parameter in there if parameter.lean is None]
+        plain_step(rest, self.settings, self.learning_rate, scale, bad)
+        halves = [parameter for parameter in rest if parameter.master is not parameter.model]
+        round_by_chance([local(p.master) for p in halves], [local(p.model) for p in halves], chance, good)
+        for parameter in rest:
+            parameter.drop()
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
         self._clipping = None
         for parameter in self.parameters:
             parameter.drop()
+            parameter.norm = None
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Everything of the optimiser that a checkpoint needs but the schedule, by name, with its memory shared.
@@ -173,16 +175,10 @@ class Optimizer:
             if parameter.master is not parameter.model:
                 states["master"] = parameter.master.detach()
             if parameter.lean is None:
-                states |= self.adamw.state[parameter.master]
+                states |= parameter.plain
             else:
                 shape = local(parameter.model).shape
                 for moment, state in (("exp_avg", parameter.lean.first), ("exp_avg_sq", parameter.lean.second)):
                     states |= {moment: state.values.view(shape), f"{moment}_scale": state.scales_by_row(shape)}
             found |= {f"{key}.{parameter.name}": state for key, state in states.items() if state is not None}
         return found
-
-
-def _moments(master: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What torch's AdamW would make in its first step: then a checkpoint of step 0 is like any other."""
-    step = torch.zeros((), dtype=torch.float32, device=master.device)
-    return {"step": step, "exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master)}

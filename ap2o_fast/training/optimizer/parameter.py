@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ap2o_fast.config import TrainSettings
+from ap2o_fast.config import TrainSettings, check_train
 from ap2o_fast.errors import UsageError
 from ap2o_fast.training.optimizer.lean_adamw import Lean, can_be_lean, make_lean
+from ap2o_fast.training.optimizer.plain_adamw import make_plain
 from ap2o_fast.training.parallel.sharding import local
 
 
@@ -22,12 +23,16 @@ class Parameter:
         master: the tensor that is optimised: `model` itself, or its float32 master, which may be in host memory.
         sum: of the model's gradients over the step's forward passes so far, in float32, where there is a master.
         lean: set where `lean_adamw` updates it, None where torch's AdamW does.
+        plain: moments and count of torch's AdamW; empty where it does not.
+        norm: of the step's gradient, 0-d, where it was measured; it stays when the gradient is dropped.
     """
 
     name: str
     model: torch.nn.Parameter
     master: torch.nn.Parameter
     lean: Lean | None
+    plain: dict[str, torch.Tensor]
+    norm: torch.Tensor | None = field(default=None, repr=False)
     sum: torch.Tensor | None = field(default=None, repr=False)
 
     @property
@@ -37,7 +42,7 @@ class Parameter:
 
     def drop(self) -> None:
         """Forget all gradients."""
-        self.model.grad = self.master.grad = self.sum = None
+        self.model.grad = self.sum = None
 
 
 def prepare_parameter(name: str, parameter: torch.nn.Parameter, settings: TrainSettings) -> Parameter:
@@ -52,11 +57,12 @@ def prepare_parameter(name: str, parameter: torch.nn.Parameter, settings: TrainS
             host = local(master.detach()).cpu()
             master = torch.nn.Parameter(host.pin_memory() if parameter.is_cuda else host)
     state = make_lean(master, parameter, settings) if lean else None
-    return Parameter(name, parameter, master, state)
+    return Parameter(name, parameter, master, state, {} if lean else make_plain(master))
 
 
 def check_settings(settings: TrainSettings, parameters: list[torch.nn.Parameter]) -> None:
     """Errors: `UsageError` for settings that contradict each other or what is trained."""
+    check_train(settings)
     dtypes = {parameter.dtype for parameter in parameters}
     if not settings.masters and torch.bfloat16 not in dtypes:
         raise UsageError(
