@@ -9,6 +9,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 import soak
 from test_redteam import HONEST, PROBLEM
 
@@ -34,6 +35,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_everything_is_as_before() -> None:
     done = run(str(FOLDER / "soak.py"), "--count", "200", "--hostile", "0.1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -43,6 +45,7 @@ def test_everything_is_as_before() -> None:
     assert closed == end == 0 and before >= after >= 2  # an examiner that had to be ended begins anew when it is wanted
 
 
+@pytest.mark.slow
 def test_a_leak_is_told_by_name() -> None:
     done = run("-c", LEAKING, "--count", "20", "--hostile", "0")
     assert done.returncode == 1, done.stdout + done.stderr

@@ -133,6 +133,7 @@ def test_ap2o_says_that_it_does_not_run_under_torchrun(tmp_path: Path) -> None:
     assert "`ap2o` runs in one process, torchrun started 2" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_program_of_the_page_trains_under_torchrun(tmp_path: Path) -> None:
     done = torchrun(str(ROOT / "tests" / "training" / "torchrun_program.py"), str(tmp_path))
     assert done.returncode == 0, done.stderr
