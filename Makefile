@@ -24,7 +24,7 @@ demo: $(VENV)/installed ## the whole method on a small real model and the starte
 	$(BIN)/ap2o demo $(ARGS)
 
 test: lint ## style, types and all tests
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: $(VENV)/installed-dev ## 10,000 honest and hostile programs through the judge: is everything as before? ARGS="--count 1000"
 	$(BIN)/python tests/redteam/soak.py $(ARGS)

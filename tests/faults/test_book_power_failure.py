@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from ap2o_fast.book import ErrorBook
 from tests.book.support import make_row
 from tests.faults.book_disk import RecordingFiles, crash_states, moved, read_folder
@@ -49,6 +51,7 @@ def violations(root: Path, prepare: Callable, program: Callable, forget: int | N
                 yield f"{where}: {found}"
 
 
+@pytest.mark.slow
 @PROGRAMS
 def test_every_state_a_power_failure_may_leave_is_a_committed_one(
     tmp_path: Path, prepare: Callable, program: Callable

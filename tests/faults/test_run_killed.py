@@ -49,6 +49,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_world(tmp_path_factory.mktemp("killed")).settings
 
 
+@pytest.mark.slow
 def test_killed_in_every_stage_and_resumed_equals_uninterrupted(world: Path, tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     finish("run", str(world), f"run_dir={whole}")

@@ -41,6 +41,7 @@ def test_the_record_is_whole_and_every_difference_explained() -> None:
     assert failed == {"reference solutions, HumanEvalPlus": [], "reference solutions, MbppPlus": ["Mbpp/255"]}
 
 
+@pytest.mark.slow
 def test_our_verdicts_are_those_that_evalplus_gave(patient: Judge, shared_data: Path) -> None:
     problems = {file: agreement.problems_of(shared_data, file) for file in (agreement.HUMANEVAL, agreement.MBPP)}
     explained = {name.rpartition(": ")[2].partition(" ")[0] for name in agreement.EXPLAINED}

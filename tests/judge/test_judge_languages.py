@@ -224,6 +224,7 @@ Given f(bool a, long long b, unsigned long long c, double d, float e, char g, st
 """
 
 
+@pytest.mark.slow
 @NEEDS_CPP
 def test_values_of_cpp(judge: Judge) -> None:
     given = (

@@ -29,6 +29,7 @@ def compiled(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_every_kernel_was_compiled(compiled: list[dict[str, Any]]) -> None:
     wanted = {"score_kernel", "gradient_kernel", "row_logps_kernel", "row_gradients_kernel", "scale_kernel"}
     assert {(one["kernel"], one["capability"]) for one in compiled} == {(k, c) for k in wanted for c in SHARED}

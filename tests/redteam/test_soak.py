@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import soak
 from test_redteam import HONEST, PROBLEM
 
@@ -48,6 +49,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_everything_is_as_before() -> None:
     done = run(str(FOLDER / "soak.py"), "--count", "200", "--hostile", "0.1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -57,6 +59,7 @@ def test_everything_is_as_before() -> None:
     assert closed == end == 0 and before >= 2 and after >= 2  # that no more have come is the soak's own to say
 
 
+@pytest.mark.slow
 def test_a_leak_is_told_by_name() -> None:
     done = run("-c", LEAKING, "--count", "20", "--hostile", "0")
     assert done.returncode == 1, done.stdout + done.stderr

@@ -54,7 +54,7 @@ def build(path: Path, *, held_out: bool = True, ended: bool = True) -> Path:
             held = np.unique(np.concatenate([evaluated.chosen, evaluated.rejected]))
             after = book.annotation("ref_logp", HASH)[held] + rng.normal(0, 9, len(held)).astype(np.float32)
             book.annotate("logp", held, after, f"epoch {BEST}")
-            book.annotate("logp", held, after - 5, "epoch 1")
+            book.annotate("logp", held, after[::-1].copy(), "epoch 1")
             rewards = np.full(len(book), np.nan)
             rewards[held] = BETA * (after - book.annotation("ref_logp", HASH)[held])
             margins = rewards[evaluated.chosen] - rewards[evaluated.rejected]

@@ -122,6 +122,7 @@ def test_what_the_processes_cannot_have_is_refused(monkeypatch: pytest.MonkeyPat
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_a_program_of_the_page_trains_under_torchrun(tmp_path: Path) -> None:
     done = torchrun(str(ROOT / "tests" / "training" / "torchrun_program.py"), str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -21,12 +21,14 @@ class PairExample:
 
     Attributes:
         kind: why it is shown.
+        brief: the prompt's longest line, which says most of it.
         chosen, rejected: rewards of the kept weights, None where unknown.
         tokens: of the chosen and the rejected answer.
     """
 
     kind: str
     prompt: str
+    brief: str
     chosen: float | None
     rejected: float | None
     tokens: tuple[int, int]
@@ -35,7 +37,7 @@ class PairExample:
 
 
 def find_pairs(data: PairData, seed: int) -> list[PairExample]:
-    """Up to `EACH` held-out pairs of the widest, the narrowest and the most wrong margin, no prompt twice; without
+    """Up to `EACH` held-out pairs of the widest, the most wrong and the narrowest margin, no prompt twice; without
     rewards up to `EACH` drawn from those that were trained on."""
     margins = data.margins(data.evaluated)
     if not len(margins) or np.isnan(margins).any():
@@ -47,7 +49,7 @@ def find_pairs(data: PairData, seed: int) -> list[PairExample]:
         groups = {
             "right, widest margin": order[::-1][margins[order[::-1]] > 0],
             "wrong": order[margins[order] <= 0],
-            "hardly told apart": np.argsort(np.abs(margins), kind="stable"),
+            "narrowest margin": np.argsort(np.abs(margins), kind="stable"),
         }
     seen: set[int] = set()
     found = []
@@ -69,9 +71,11 @@ def _example(data: PairData, kind: str, prompt: int, chosen: int, rejected: int)
     left, right = (clean(book.text(row)).rstrip("\n") for row in (chosen, rejected))
     lines = tuple(side_by_side(left, right, 0, longest=LONGEST_LINE))
     known = [float(rewards[row]) if not np.isnan(rewards[row]) else None for row in (chosen, rejected)]
+    asked = clean(book.prompt(prompt)).strip()
     return PairExample(
         kind=kind,
-        prompt=shorten(clean(book.prompt(prompt)).strip(), LONGEST_PROMPT),
+        prompt=shorten(asked, LONGEST_PROMPT),
+        brief=max(asked.split("\n"), key=len).strip(),
         chosen=known[0],
         rejected=known[1],
         tokens=(int(book.column("length")[chosen]), int(book.column("length")[rejected])),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ap2o_fast.reporting.figures import AFTER, BEFORE, BEST, Figure, blank
 
 PARTS = ("prompt", "chosen", "rejected")
-BINS = 40
+FEWEST_BINS, MOST_BINS = 8, 40
 COLOURS = dict(zip(PARTS, (BEFORE, AFTER, BEST), strict=True))
 
 
@@ -31,7 +31,7 @@ def length_rows(lengths: Mapping[str, npt.NDArray[np.int64]]) -> list[dict[str, 
 
 def length_figure(lengths: Mapping[str, npt.NDArray[np.int64]]) -> Figure:
     """Pairs by the tokens of prompt, chosen and rejected answer."""
-    edges = _edges(max(int(lengths[name].max()) for name in PARTS))
+    edges = _edges(max(int(lengths[name].max()) for name in PARTS), len(lengths["prompt"]))
     plot = blank(height=260)
     for name in PARTS:
         counts, _ = np.histogram(lengths[name], edges)
@@ -52,7 +52,8 @@ def length_figure(lengths: Mapping[str, npt.NDArray[np.int64]]) -> Figure:
     return Figure(name="lengths", title="Lengths of the pairs trained on", summary=said + ".", plot=plot)
 
 
-def _edges(longest: int) -> npt.NDArray[np.int64]:
-    """Whole numbers from 0 on, so that every bin holds as many lengths as the others."""
-    width = max(1, -(-(longest + 1) // BINS))
+def _edges(longest: int, pairs: int) -> npt.NDArray[np.int64]:
+    """Whole numbers from 0 on, so that every bin holds as many lengths as the others; more bins for more pairs."""
+    bins = min(max(round(2 * pairs**0.5), FEWEST_BINS), MOST_BINS)
+    width = max(1, -(-(longest + 1) // bins))
     return np.arange(0, longest + 1 + width, width, dtype=np.int64)
