@@ -201,7 +201,7 @@ class TrainSettings(Settings):
     shard: int = Field(0, ge=0)
     """Under torchrun: how many processes divide one copy of the weights (the GPUs of a node, say); 0 takes all."""
     deadline: float = Field(600.0, gt=0)
-    """Under torchrun: seconds that a process waits for the others before it gives up."""
+    """Under torchrun: seconds that a process waits for the tensors of the others before it gives up."""
 
 
 class LossSettings(Settings):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from tiny import World
 
 from ap2o_fast.book import ErrorBook
 from ap2o_fast.errors import MachineError
+from ap2o_fast.pipeline import Pipeline
 from ap2o_fast.reporting.metrics import read_lines
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling import Answer
@@ -72,17 +75,28 @@ def test_its_files_are_those_of_any_run(run: RunFolder, finished: RunFolder) -> 
     assert run.read_json("environment.json")["model_hash"] == finished.read_json("environment.json")["model_hash"]
 
 
-def no_memory(rank: int) -> None:
-    """Have process 1 fail at its second answers."""
+def at_second_answers(rank: int, action: Callable[[], None]) -> None:
+    """Have process 1 do something before its second answers."""
     sample = TransformersSampler.sample
 
-    def and_fail(sampler: TransformersSampler, *requests: Any, **how: Any) -> Iterator[list[Answer]]:
+    def and_act(sampler: TransformersSampler, *requests: Any, **how: Any) -> Iterator[list[Answer]]:
         for number, answers in enumerate(sample(sampler, *requests, **how)):
             if rank == 1 and number == 1:
-                raise MachineError("the device of this process is full", do="buy another")
+                action()
             yield answers
 
-    TransformersSampler.sample = and_fail  # type: ignore[method-assign]
+    TransformersSampler.sample = and_act  # type: ignore[method-assign]
+
+
+def no_memory(rank: int) -> None:
+    def fail() -> None:
+        raise MachineError("the device of this process is full", do="buy another")
+
+    at_second_answers(rank, fail)
+
+
+def kill_one(rank: int) -> None:
+    at_second_answers(rank, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def no_disk(rank: int) -> None:
@@ -105,3 +119,16 @@ def test_an_error_in_one_process_ends_both(world: World, tmp_path: Path, arrange
     )
     assert codes == [4, 4], printed
     assert "".join(printed).count(words) == 1
+
+
+def test_an_exam_that_lost_a_process_is_finished_by_one(world: World, finished: RunFolder, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    codes, printed = run_commands(tmp_path / "said", "exam", world.settings, f"run_dir={run}", arrange=kill_one)
+    assert codes == [4, -signal.SIGKILL], printed
+    assert "another process of this run has ended or does not answer" in printed[0]
+    with ErrorBook.open(run / "book") as book:
+        assert 0 < len(book) < 96, "what was judged before is kept"
+    with Pipeline(RunFolder.open(run), quiet=True) as pipeline:
+        pipeline.exam()
+    with ErrorBook.open(run / "book") as ours, ErrorBook.open(finished.book("exam")) as theirs:
+        assert answers(ours, 0) == answers(theirs, 0)

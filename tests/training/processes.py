@@ -73,7 +73,10 @@ def run_commands(
             member.start()
     for member in members:
         member.join(PATIENCE)
-        assert member.exitcode is not None, "a process hangs"
+    hanging = [member for member in members if member.exitcode is None]
+    for member in hanging:
+        member.kill()
+    assert not hanging, [path.read_text(encoding="utf-8") for path in printed]
     return [member.exitcode for member in members], [path.read_text(encoding="utf-8") for path in printed]
 
 

@@ -20,7 +20,6 @@ from transformers import PreTrainedModel
 
 from ap2o_fast.config import AdapterSettings
 from ap2o_fast.errors import DataError, MachineError, UsageError
-from ap2o_fast.training.parallel.sharding import divided_as
 
 NAME = "default"
 WEIGHTS = "adapter_model.safetensors"
@@ -126,12 +125,8 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     path = Path(folder) / WEIGHTS
     if not path.exists():
         raise DataError(f"{folder} holds no adapter", why=f"there is no {WEIGHTS}")
-    owners = adapter_tensors(model)
-    weights = {
-        name: divided_as(value, owners[name]) if name in owners else value for name, value in load_file(path).items()
-    }
     try:
-        found = _peft().set_peft_model_state_dict(model, weights, NAME)
+        found = _peft().set_peft_model_state_dict(model, load_file(path), NAME)
     except RuntimeError as error:
         raise DataError(f"the adapter in {folder} does not fit", why=str(error).splitlines()[-1].strip()) from error
     absent = [name for name in found.missing_keys if ".lora_" in name]

@@ -16,7 +16,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ap2o_fast.errors import MachineError, UsageError
@@ -141,14 +141,6 @@ def sharded_as(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
         shape=all_of_it.shape,
         stride=all_of_it.stride(),
     )
-
-
-def divided_as(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """`values`, all of something of the shape of `parameter` and equal in every process, divided as that is."""
-    if not isinstance(parameter, DTensor):
-        return values
-    mesh, placements = parameter.device_mesh, parameter.placements
-    return distribute_tensor(values.to(parameter.device), mesh, placements, src_data_rank=None)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
