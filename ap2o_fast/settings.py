@@ -151,6 +151,23 @@ class CurriculumSettings(Settings):
     """Problems with fewer distinct failed answers are dropped."""
 
 
+class ReplaySettings(Settings):
+    source: Literal["book", "on_policy", "both"] = "book"
+    """What is replayed: failures of the exam (`book`), fresh ones of the current model (`on_policy`), or `both`."""
+    n: int = Field(8, ge=1)
+    """Fresh answers per problem that is asked again."""
+    max_answers: int = Field(256, ge=0)
+    """Fresh answers of a round at most; 0 asks every problem that fails with a type of error that the quiz shows."""
+    max_seconds: float = Field(0.0, ge=0)
+    """Only as many as so many seconds allow at the speed measured in the run so far; 0 sets no limit of time."""
+    every: int = Field(1, ge=1)
+    """A round of fresh answers at every so many quizzes; the exam is that of the first quiz."""
+    temperature: float | None = Field(None, ge=0)
+    """Temperature of fresh answers; unset takes `sampling.temperature`."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    """Nucleus of fresh answers; unset takes `sampling.top_p`."""
+
+
 class TrainSettings(Settings):
     epochs: int = Field(200, ge=1)
     """T: the window slides over all failures in this many epochs; a quiz follows each. 3 passes in `ap2o dpo`."""
@@ -258,6 +275,7 @@ class Config(Settings):
     sampling: SamplingSettings = SamplingSettings()
     judge: JudgeSettings = JudgeSettings()
     curriculum: CurriculumSettings = CurriculumSettings()
+    replay: ReplaySettings = ReplaySettings()
     train: TrainSettings = TrainSettings()
     loss: LossSettings = LossSettings()
     quiz: QuizSettings = QuizSettings()

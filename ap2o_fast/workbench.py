@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from collections.abc import Container, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from types import TracebackType
 from typing import Any
@@ -32,6 +32,7 @@ from ap2o_fast.training import (
     adapters_off,
     attention_in_use,
     check_head,
+    initial_weights,
     latest_checkpoint,
     load_adapter,
     load_checkpoint,
@@ -42,7 +43,7 @@ from ap2o_fast.training import (
     uses_liger,
 )
 
-INITIAL = "initial"
+INITIAL, TRAINING = "initial", "training"
 SCORED_PROBLEMS = 16
 
 
@@ -98,8 +99,23 @@ class Workbench:
             self._books[name] = self.stack.enter_context(opened)
         return self._books[name]
 
-    def sit(self, stage: str, round: int, policy: str, *, n: int, temperature: float, top_p: float) -> None:
-        """Let the model in memory sit the exam, a quiz or the test, as far as the round is not complete."""
+    def sit(
+        self,
+        stage: str,
+        round: int,
+        policy: str,
+        *,
+        n: int,
+        temperature: float,
+        top_p: float,
+        only: Container[str] | None = None,
+    ) -> None:
+        """Let the model in memory sit the exam, a quiz or the test, as far as the round is not complete.
+
+        Args:
+            stage: ``replay`` asks training problems again, for the exam's book.
+            only: task ids to leave it at.
+        """
         config, counts = self.config, dict[str, int]()
         sitting = Sitting(
             stage=stage,
@@ -111,7 +127,10 @@ class Workbench:
             max_new_tokens=config.sampling.max_new_tokens,
             stop=config.sampling.stop if config.prompt.style == "paper" else (),
         )
-        problems, book = self.problems["train" if stage == "exam" else stage], self.book(stage)
+        trains = stage in ("exam", "replay")
+        problems, book = self.problems["train" if trains else stage], self.book("exam" if trains else stage)
+        if only is not None:
+            problems = [problem for problem in problems if problem.task_id in only]
         # Adapters that have learnt nothing add zeros: the exam goes without them.
         unused = adapters_off(self.model) if self.weights == INITIAL else nullcontext()
         with self.folder.timed(stage, counts), unused:
@@ -144,16 +163,34 @@ class Workbench:
         """What environment.json says of the run beside versions and machine."""
         return {"sandbox_level": str(self.judge.level)}
 
-    def reference_logps(self, book: ErrorBook, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """(N,) log-probabilities under the initial model of at least `rows`, computed once and kept in the book."""
+    def reference_logps(
+        self, book: ErrorBook, rows: npt.NDArray[np.int64], stage: str = "reference"
+    ) -> npt.NDArray[np.float32]:
+        """(N,) log-probabilities under the initial model of at least `rows`, computed once and kept in the book.
+
+        Args:
+            stage: whose time it is.
+        """
         key = self.initial_hash()
         known = book.annotation("ref_logp", key)
         missing = rows[np.isnan(known[rows])]
         if len(missing):
-            self.use_initial()
-            for chunk, values in self.scores(book, missing, "reference", "reference log-probs", reference=True):
-                book.annotate("ref_logp", chunk, values, key)
+            with self.as_initial(stage):
+                for chunk, values in self.scores(book, missing, stage, f"{stage} log-probs", reference=True):
+                    book.annotate("ref_logp", chunk, values, key)
         return book.annotation("ref_logp", key)
+
+    @contextmanager
+    def as_initial(self, stage: str) -> Iterator[None]:
+        """Inside, the model in memory computes as the initial one. A model in training is what it was afterwards."""
+        if self.weights != TRAINING:
+            self.use_initial()
+            yield
+            return
+        with ExitStack() as stack:
+            with self.folder.timed(stage, {}):
+                stack.enter_context(initial_weights(self.model, self.config.model, self.initial_hash()))
+            yield
 
     def scores(
         self, book: ErrorBook, rows: npt.NDArray[np.int64], stage: str, name: str, *, reference: bool = False
@@ -189,7 +226,7 @@ class Workbench:
         at = {"epoch": 0, "step": 0}
         if latest_checkpoint(self.folder.training):
             at = load_checkpoint(self.folder.training, engine)
-        self.weights = "training"
+        self.weights = TRAINING
         return engine, at
 
     def train_epoch(

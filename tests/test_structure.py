@@ -39,6 +39,7 @@ BESIDE = {
     "problem_sets": "sampling",
     "sitting": "reporting",
     "workbench": "reporting",
+    "replaying": "reporting",
     "exporting": "reporting",
     "preferences": "pipeline",
     "doctor": "evaluation",

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ap2o_fast.curriculum.pools import Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayPool(Pool):
+    """What is replayed of a problem.
+
+    Attributes:
+        fresh: (N_f,) bool, which of the failures the model gave in the problem's latest round of fresh answers.
+    """
+
+    fresh: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of_exam(cls, pool: Pool) -> ReplayPool:
+        """All that the exam gave (`replay.source = book`)."""
+        fresh = np.zeros(len(pool.failed), bool)
+        return cls(problem=pool.problem, passed=pool.passed, failed=pool.failed, errors=pool.errors, fresh=fresh)
 
 
 def shares(counts: Mapping[int, int], total: int) -> dict[int, int]:

@@ -8,7 +8,7 @@ from ap2o_fast.errors import UsageError
 
 DEFAULTS = {"run_dir": "runs/dpo", "train": {"epochs": 3, "checkpoint_steps": 200}}
 """In place of the tree's own defaults, which are the curriculum's."""
-UNUSED = ("problems.", "prompt.", "sampling.", "judge.", "curriculum.", "quiz.", "evaluate.")
+UNUSED = ("problems.", "prompt.", "sampling.", "judge.", "curriculum.", "replay.", "quiz.", "evaluate.")
 
 
 def check(config: Config) -> None:

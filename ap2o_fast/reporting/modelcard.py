@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from ap2o_fast.evaluation import compare
-from ap2o_fast.reporting.report import SYSTEMS, caveats, sandbox_level
+from ap2o_fast.reporting.report import SYSTEMS, caveats, replay_source, sandbox_level
 from ap2o_fast.reporting.run import Run, best_quiz, error_rows, read_run
 from ap2o_fast.reporting.sittings import read_sittings
 from ap2o_fast.reporting.text import change, clean, duration, estimate, many, percent
@@ -136,8 +136,10 @@ def _training(run: Run) -> list[str]:
         return [*lines, "The run has not saved its settings yet.", ""]
     facts = [
         ("system", run.setting("curriculum.system")),
+        ("replayed", replay_source(run)),
         ("training problems", f"{run.analysis['usable']:,}" if "usable" in run.analysis else None),
         ("answers sampled and judged", f"{run.analysis['answers']:,}" if "answers" in run.analysis else None),
+        ("fresh answers", _fresh(run)),
         ("epochs planned", run.setting("train.epochs")),
         ("optimiser steps taken", f"{len(run.metrics):,}" if run.metrics else None),
         ("pairs trained on", f"{sum(int(row.get('pairs') or 0) for row in run.metrics):,}" if run.metrics else None),
@@ -154,6 +156,14 @@ def _training(run: Run) -> list[str]:
     if best:
         facts.append(("kept checkpoint", f"epoch {best['epoch']}, quiz pass@1 {percent(best.get('pass@1'))}"))
     return [*lines, *(f"- {name}: {_inline(str(value))}" for name, value in facts if value is not None), ""]
+
+
+def _fresh(run: Run) -> str | None:
+    """How many fresh answers were asked for; None where none were."""
+    if not run.replay:
+        return None
+    asked, passed = (sum(int(row.get(part) or 0) for row in run.replay) for part in ("answers", "passed"))
+    return f"{asked:,} in {many(len(run.replay), 'round')}, {passed:,} passed"
 
 
 def _adapter(run: Run) -> str:

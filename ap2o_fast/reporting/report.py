@@ -21,7 +21,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ap2o_fast.book import ErrorBook
-from ap2o_fast.config import Config
+from ap2o_fast.config import WITHOUT_REPLAY, Config
 from ap2o_fast.evaluation import Evaluation, compare
 from ap2o_fast.judge.verdict import ErrorType
 from ap2o_fast.reporting import figures
@@ -100,6 +100,8 @@ def render(run: Run) -> str:
         best=best_quiz(run.quiz),
         curves=[_shown(figure) for figure in figures.training_curves(run.metrics, starts_at_ln_2=_plain(run))],
         curriculum=_shown(figures.composition(run.plan)),
+        replay_source=replay_source(run),
+        fresh=_shown(figures.fresh_rounds(run.replay)),
         time=_shown(figures.stage_times(run.timing)),
         throughput=_shown(figures.throughput(run.metrics)),
         costs=cost_rows(run.timing),
@@ -165,6 +167,18 @@ def setting_rows(config: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     return [(key, json.dumps(value), key not in defaults or defaults[key] != value) for key, value in _flat(config)]
 
 
+def replay_source(run: Run) -> str:
+    """What is replayed, in words."""
+    if {run.setting("curriculum.replay"), run.setting("curriculum.system")} & WITHOUT_REPLAY:
+        return "nothing"
+    how = {name: run.setting(f"replay.{name}") for name in ("source", "n", "max_answers")}
+    if how["source"] in (None, "book"):
+        return "failures of the exam"
+    fresh = f"fresh failures of the model in training, {how['n']} answers a problem"
+    fresh += f", at most {how['max_answers']:,} a round" if how["max_answers"] else ""
+    return f"failures of the exam and {fresh}" if how["source"] == "both" else fresh
+
+
 def sandbox_level(run: Run) -> str:
     """The isolation under which answers were judged, from the verdicts themselves; empty where there is none."""
     if run.book is None or not len(run.book):
@@ -202,7 +216,8 @@ def caveats(run: Run, sittings: Sequence[Sat]) -> list[str]:
     elif best:
         said.append("The kept checkpoint was chosen by the quiz, whose pass@1 is therefore too good by a little.")
     if run.book is not None and len(run.book):
-        finish = float(np.mean(run.book.column("length") >= int(run.setting("sampling.max_new_tokens", 1 << 30))))
+        lengths = run.book.column("length")[run.book.column("round") == 0]
+        finish = float(np.mean(lengths >= int(run.setting("sampling.max_new_tokens", 1 << 30))))
         if finish >= 0.01:
             said.append(f"{percent(finish)} of the exam's answers reached the token limit and may have been cut off.")
     return said
@@ -234,7 +249,7 @@ def _book_errors(book: ErrorBook | None) -> list[tuple[str, int]]:
     """(type, answers) of the exam's failed answers, most frequent first."""
     if book is None or not len(book):
         return []
-    counts = np.bincount(book.column("error"), minlength=len(ErrorType))
+    counts = book.frequencies(0).sum(axis=0)
     found = [(kind.name, int(counts[kind])) for kind in ErrorType if kind.is_failure and counts[kind]]
     return sorted(found, key=lambda item: -item[1])
 
