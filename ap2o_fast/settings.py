@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+UNQUOTED_OFF = BeforeValidator(lambda value: "off" if value is False else value)
+"""For settings that may be `off`: on the command line, which is YAML, the bare word means false."""
 
 
 class Settings(BaseModel):
@@ -87,7 +90,7 @@ class PreferenceSettings(Settings):
     """At most this many, the first in order; 0 takes all."""
     max_tokens: int = Field(0, ge=0)
     """Longest prompt with an answer; longer pairs are excluded by name. 0 takes the model's own limit."""
-    shuffle: Literal["pairs", "prompts", "off"] = "pairs"
+    shuffle: Annotated[Literal["pairs", "prompts", "off"], UNQUOTED_OFF] = "pairs"
     """Order of an epoch: `pairs` at random, `prompts` at random with the pairs of one side by side, or the file's."""
     eval: HeldOutSettings = HeldOutSettings()
     """Pairs that are evaluated and never trained on."""
@@ -141,7 +144,7 @@ class JudgeSettings(Settings):
 class CurriculumSettings(Settings):
     system: Literal["dyn-dpo", "ap2o-l2h", "ap2o-h2l"] = "ap2o-l2h"
     """Which system chooses the pairs (paper, section on correction)."""
-    replay: Literal["paper", "off"] = "paper"
+    replay: Annotated[Literal["paper", "off"], UNQUOTED_OFF] = "paper"
     """`paper`: as many replayed failures as the window holds, split by the quiz's error ratio. `off`: none."""
     pairs_per_problem: int = Field(0, ge=0)
     """Window pairs of a problem an epoch; 0 takes every failure in the window (the paper's M x N_f pairs in all)."""

@@ -26,6 +26,11 @@ def test_an_unknown_override_names_the_nearest_setting(text: str, nearest: str) 
         config.load(None, [text])
 
 
+def test_off_needs_no_quotes_on_the_command_line() -> None:
+    made = config.load(None, ["curriculum.replay=off", "preferences.shuffle=off"])
+    assert (made.curriculum.replay, made.preferences.shuffle) == ("off", "off")
+
+
 def test_an_unknown_key_in_a_file_names_the_nearest_setting(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text("[sampling]\ntemprature = 1.0\n", encoding="utf-8")
