@@ -1,4 +1,7 @@
-"""The initial weights in the middle of training: inside they are those, afterwards the trained ones are back."""
+"""The initial weights in the middle of training: inside they are those, afterwards the trained ones are back.
+
+`torchrun_program.py` holds weights in shards to it.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,7 @@ import torch
 from ap2o_fast.config import LossSettings, ModelSettings, TrainSettings
 from ap2o_fast.errors import DataError, MachineError
 from ap2o_fast.training import Engine, initial_weights, load_model, model_hash, score
-from ap2o_fast.training.distributed import ALONE, World
-from ap2o_fast.training.sharding import local
-from tests.training.adapted import BOOK, PLAN, ROWS, load, make_trainer, settings, train, write_base
-from tests.training.processes import run_together
+from tests.training.adapted import BOOK, ROWS, load, make_trainer, settings, train, write_base
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +22,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("initial") / "base")
 
 
-def make_engine(model_settings: ModelSettings, world: World = ALONE) -> tuple[Engine, str]:
+def make_engine(model_settings: ModelSettings) -> tuple[Engine, str]:
     """One that can take six steps, and the hash of the weights that it begins with."""
-    model, _ = load_model(model_settings, world=world)
+    model, _ = load_model(model_settings)
     how = TrainSettings(lr=1e-2, warmup=0.0, token_budget=64)
-    return Engine(model, train=how, loss=LossSettings(), total_steps=6, world=world), model_hash(model)
+    return Engine(model, train=how, loss=LossSettings(), total_steps=6), model_hash(model)
 
 
 def bytes_of(engine: Engine) -> list[bytes]:
-    return [local(value.detach()).clone().view(torch.uint8).numpy().tobytes() for value in engine.model.parameters()]
+    return [value.detach().clone().view(torch.uint8).numpy().tobytes() for value in engine.model.parameters()]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -82,24 +82,3 @@ def test_the_trained_weights_come_back_after_any_error(base: Path, tmp_path: Pat
     with pytest.raises(DataError, match="not the model"), initial_weights(engine.model, elsewhere, initial):
         pytest.fail("another model than the run's")
     assert bytes_of(engine) == before
-
-
-def sharded(world: World, base: str, folder: str) -> None:
-    plain = ModelSettings(name=base)
-    engine, initial = make_engine(plain, world)
-    reference = score(engine.model, BOOK, ROWS, 64, world=world)
-    for _ in range(2):
-        engine.train_step(PLAN, BOOK, reference)
-    before, trained = bytes_of(engine), score(engine.model, BOOK, ROWS, 64, world=world)
-    with initial_weights(engine.model, plain, initial, world):
-        inside = score(engine.model, BOOK, ROWS, 64, world=world)
-    assert bytes_of(engine) == before
-    np.savez(f"{folder}/{world.rank}.npz", reference=reference, trained=trained, inside=inside)
-
-
-def test_weights_in_shards(base: Path, tmp_path: Path) -> None:
-    run_together(2, sharded, str(base), str(tmp_path))
-    for rank in range(2):
-        found = np.load(tmp_path / f"{rank}.npz")
-        assert np.array_equal(found["inside"], found["reference"])
-        assert np.abs(found["trained"] - found["reference"]).max() > 0.05
