@@ -51,9 +51,9 @@ def replayed(
             only=asked,
         )
     found = replay_pools(book, pools, how.source, round=epoch)
-    lists = [part for pool in found.values() for part in (pool.passed, pool.failed)]
-    rows = np.unique(np.concatenate([first_alike(book)[_judged(book, epoch)], *lists]))
-    reference = bench.reference_logps(book, rows, SCORING)
+    fresh = first_alike(book)[_judged(book, epoch)] if due else np.empty(0, np.int64)
+    wanted = [fresh, *(part for pool in found.values() for part in (pool.passed, pool.failed))]
+    reference = bench.reference_logps(book, np.unique(np.concatenate(wanted)), SCORING)
     if due and all(line["round"] != epoch for line in read_lines(bench.folder.path / LOG)):
         line = _result(book, epoch, asked, reference) | _cost(before, bench.folder.read_json("timing.json"))
         _write(bench, LOG, line)

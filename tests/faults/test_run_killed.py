@@ -32,7 +32,6 @@ KILLS: dict[str, Callable[[Path], bool]] = {
     "checkpoint": lambda run: any((run / "checkpoints" / "training").glob("*")),
     "fresh answers": lambda run: lines(run / "replay_asked.jsonl") >= 1,
     "second epoch": lambda run: lines(run / "metrics.jsonl") >= 5,
-    "second fresh answers": lambda run: lines(run / "replay.jsonl") >= 2,
     "third quiz": lambda run: lines(run / "plan.jsonl") >= 3,
     "last test": lambda run: (run / "corrected.json").exists(),
 }
