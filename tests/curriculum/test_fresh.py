@@ -26,6 +26,7 @@ from ap2o_fast.curriculum import (
     replay_pools,
     weakest,
 )
+from ap2o_fast.curriculum.replay import draw_replay
 from ap2o_fast.judge.verdict import ErrorType as E
 from ap2o_fast.judge.verdict import Verdict
 
@@ -165,6 +166,22 @@ def test_what_the_current_model_still_gets_wrong_is_offered_once_however_often_i
         rows = np.concatenate([pool.failed, pool.passed])
         assert (first[rows] == rows).all(), "known tokens keep their row, which has a reference log-probability"
         assert (book.column("error")[pool.failed] == pool.errors).all()
+
+
+@given(st.lists(st.tuples(st.sampled_from([E.NameError, E.KeyError]), st.booleans()), min_size=1), st.integers(1, 9))
+def test_as_many_are_drawn_as_asked_for_and_fresh_ones_first(failures: list[tuple[E, bool]], amount: int) -> None:
+    kinds, fresh = (np.array(column) for column in zip(*failures, strict=True))
+    pool = ReplayPool(
+        problem=0, passed=np.arange(1), failed=np.arange(len(kinds)), errors=kinds.astype(np.uint8), fresh=fresh
+    )
+    drawn = draw_replay(pool, {int(E.NameError): 2, int(E.KeyError): 1}, amount, np.random.default_rng(0))
+    assert len(drawn) == amount
+    for kind in set(kinds.tolist()):
+        mine, offered_fresh = drawn[kinds[drawn] == kind].tolist(), np.flatnonzero((kinds == kind) & fresh).tolist()
+        assert len(set(mine) & set(offered_fresh)) == min(len(mine), len(offered_fresh))
+        assert len(set(mine)) == len(mine) or np.count_nonzero(kinds == kind) < len(mine), (
+            "none twice if there are enough"
+        )
 
 
 def test_solved_and_hopeless_problems_leave_and_come_back(book: ErrorBook) -> None:
