@@ -34,6 +34,7 @@ from ap2o_fast.settings import (
     ProblemsSettings,
     PromptSettings,
     QuizSettings,
+    ReplaySettings,
     SamplingSettings,
     Settings,
     SourceSettings,
@@ -60,6 +61,7 @@ __all__ = [
     "ProblemsSettings",
     "PromptSettings",
     "QuizSettings",
+    "ReplaySettings",
     "SamplingSettings",
     "Settings",
     "SourceSettings",
@@ -73,6 +75,10 @@ __all__ = [
     "template",
     "value_of",
 ]
+
+
+WITHOUT_REPLAY = frozenset({"off", "dyn-dpo"})
+"""Values of `curriculum.replay` and `curriculum.system` with which nothing is replayed."""
 
 
 def load(
@@ -118,6 +124,7 @@ def load(
             do=f"set evaluate.n to {max(config.evaluate.k)} or drop the k that are larger",
         )
     _check_loss(config.loss)
+    _check_replay(config)
     return config
 
 
@@ -249,6 +256,33 @@ def _check_loss(loss: LossSettings) -> None:
         text = str(error).replace("loss_type", "type")
         named = re.sub(r"\b(type|label_smoothing|sft_weight|length_normalized)\b", r"loss.\1", text)
         raise UsageError(named, do="`ap2o config --explain loss`") from error
+
+
+def _check_replay(config: Config) -> None:
+    """Errors: `UsageError` for settings of fresh answers that would do nothing or leave no answer to ask for."""
+    replay, curriculum = config.replay, config.curriculum
+    if replay.source == "book":
+        idle = [name for name, value in replay if value != getattr(ReplaySettings(), name)]
+        if idle:
+            raise UsageError(
+                f"replay.{idle[0]} = {getattr(replay, idle[0])} has no meaning with replay.source = 'book'",
+                why="the exam's failures are replayed, and no fresh answers are asked for",
+                do="set replay.source=on_policy or replay.source=both, or drop it",
+            )
+        return
+    for key, value in (("curriculum.replay", curriculum.replay), ("curriculum.system", curriculum.system)):
+        if value in WITHOUT_REPLAY:
+            raise UsageError(
+                f"replay.source = {replay.source!r} has no meaning with {key} = {value!r}",
+                why="nothing is replayed then",
+                do="set replay.source=book, or a curriculum that replays",
+            )
+    if 0 < replay.max_answers < replay.n:
+        raise UsageError(
+            f"replay.max_answers = {replay.max_answers} is not enough for replay.n = {replay.n}",
+            why="no problem could be asked",
+            do="set replay.max_answers to a multiple of replay.n, or to 0 for no limit",
+        )
 
 
 def _usage_error(error: ValidationError, where: str) -> UsageError:

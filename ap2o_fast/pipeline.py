@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ap2o_fast.book import ErrorBook
-from ap2o_fast.curriculum import WINDOW, PairPlan, Pool, make_pools, plan_epoch, window_pairs
+from ap2o_fast.curriculum import FRESH, REPLAY, WINDOW, PairPlan, Pool, make_pools, plan_epoch, window_pairs
 from ap2o_fast.errors import DataError
 from ap2o_fast.evaluation import evaluate, flakiness, to_dict, write_samples
 from ap2o_fast.interrupt import Interrupt
 from ap2o_fast.judge import ErrorType
+from ap2o_fast.replaying import replayed
 from ap2o_fast.reporting.modelcard import write_model_card
 from ap2o_fast.reporting.report import write_report
 from ap2o_fast.training import save_model
@@ -75,8 +76,8 @@ class Pipeline(Workbench):
         """Train with a quiz before each epoch and after the last; keep the best checkpoint (paper Eq. 7-8)."""
         pools = self.analyse()
         if not self.folder.read_json("corrected.json"):
-            reference = self._reference_logps(pools)
-            steps = self._train(pools, reference)
+            self._score(pools)
+            steps = self._train(pools)
             self.forget_model()
             epochs = self.folder.read_lines("quiz.jsonl")[-1]["epoch"]
             self.folder.write_json("corrected.json", {"epochs": epochs, "steps": steps})
@@ -130,7 +131,7 @@ class Pipeline(Workbench):
         best = [line["epoch"] for line in self.folder.read_lines("quiz.jsonl") if line["best"]]
         return int(best[-1]) if best else None
 
-    def _train(self, pools: list[Pool], reference: npt.NDArray[np.float32]) -> int:
+    def _train(self, pools: list[Pool]) -> int:
         """All epochs that are still to do; returns the optimiser steps taken in all."""
         config, epochs = self.config, self.config.train.epochs
         patience = config.train.patience
@@ -144,12 +145,19 @@ class Pipeline(Workbench):
                 if patience and epoch - int(self.best_epoch() or 0) >= patience:
                     break
                 plan = plan_epoch(
-                    pools, config.curriculum, epoch=epoch, epochs=epochs, quiz_errors=quiz_errors, seed=config.seed
+                    pools,
+                    config.curriculum,
+                    epoch=epoch,
+                    epochs=epochs,
+                    quiz_errors=quiz_errors,
+                    seed=config.seed,
+                    replay=replayed(self, pools, epoch, quiz_errors),
                 )
                 self._log_plan(epoch + 1, plan)
                 first = at["step"] if epoch == at["epoch"] else 0
                 name = f"correct epoch {epoch + 1}/{epochs}"
                 book = self.book("exam")
+                reference = book.annotation("ref_logp", self.initial_hash())
                 self.train_epoch(engine, plan, book, reference, sink, interrupt, name=name, epoch=epoch, first=first)
                 self.checkpoint(engine, sink, epoch + 1, 0)
             else:
@@ -179,22 +187,22 @@ class Pipeline(Workbench):
 
     def _log_plan(self, epoch: int, plan: PairPlan) -> None:
         self.folder.truncate("plan.jsonl", "epoch", epoch - 1)
-        in_window = plan.source == WINDOW
         _, first = np.unique(plan.rejected, return_index=True)
         line = {
             "epoch": epoch,
             "pairs": len(plan),
             "problems": len(np.unique(plan.problem)),
-            "window": _by_type(plan.error[in_window]),
-            "replay": _by_type(plan.error[~in_window]),
+            "window": _by_type(plan.error[plan.source == WINDOW]),
+            "replay": _by_type(plan.error[plan.source == REPLAY]),
+            "fresh": _by_type(plan.error[plan.source == FRESH]),
             "answers": _by_type(plan.error[first]),
         }
         self.folder.append("plan.jsonl", line)
 
-    def _reference_logps(self, pools: list[Pool]) -> npt.NDArray[np.float32]:
-        """(N,) log-probabilities of the pools' answers under the initial model, computed once, kept in the book."""
+    def _score(self, pools: list[Pool]) -> None:
+        """Write the log-probabilities of the pools' answers under the initial model into the book."""
         rows = np.concatenate([part for pool in pools for part in (pool.passed, pool.failed)])
-        return self.reference_logps(self.book("exam"), rows)
+        self.reference_logps(self.book("exam"), rows)
 
     def _write_samples(self, round: int) -> None:
         preambles = {problem.task_id: problem.preamble for problem in self.problems["test"]}

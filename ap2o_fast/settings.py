@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+UNQUOTED_OFF = BeforeValidator(lambda value: "off" if value is False else value)
+"""For settings that may be `off`: on the command line, which is YAML, the bare word means false."""
 
 
 class Settings(BaseModel):
@@ -87,7 +90,7 @@ class PreferenceSettings(Settings):
     """At most this many, the first in order; 0 takes all."""
     max_tokens: int = Field(0, ge=0)
     """Longest prompt with an answer; longer pairs are excluded by name. 0 takes the model's own limit."""
-    shuffle: Literal["pairs", "prompts", "off"] = "pairs"
+    shuffle: Annotated[Literal["pairs", "prompts", "off"], UNQUOTED_OFF] = "pairs"
     """Order of an epoch: `pairs` at random, `prompts` at random with the pairs of one side by side, or the file's."""
     eval: HeldOutSettings = HeldOutSettings()
     """Pairs that are evaluated and never trained on."""
@@ -141,7 +144,7 @@ class JudgeSettings(Settings):
 class CurriculumSettings(Settings):
     system: Literal["dyn-dpo", "ap2o-l2h", "ap2o-h2l"] = "ap2o-l2h"
     """Which system chooses the pairs (paper, section on correction)."""
-    replay: Literal["paper", "off"] = "paper"
+    replay: Annotated[Literal["paper", "off"], UNQUOTED_OFF] = "paper"
     """`paper`: as many replayed failures as the window holds, split by the quiz's error ratio. `off`: none."""
     pairs_per_problem: int = Field(0, ge=0)
     """Window pairs of a problem an epoch; 0 takes every failure in the window (the paper's M x N_f pairs in all)."""
@@ -149,6 +152,23 @@ class CurriculumSettings(Settings):
     """Problems with fewer distinct passed answers are dropped."""
     min_failed: int = Field(2, ge=1)
     """Problems with fewer distinct failed answers are dropped."""
+
+
+class ReplaySettings(Settings):
+    source: Literal["book", "on_policy", "both"] = "book"
+    """What is replayed: failures of the exam (`book`), fresh ones of the current model (`on_policy`), or `both`."""
+    n: int = Field(8, ge=1)
+    """Fresh answers per problem that is asked again."""
+    max_answers: int = Field(256, ge=0)
+    """Fresh answers of a round at most; 0 asks every problem that fails with a type of error that the quiz shows."""
+    max_seconds: float = Field(0.0, ge=0)
+    """Only as many as so many seconds allow at the speed measured in the run so far; 0 sets no limit of time."""
+    every: int = Field(1, ge=1)
+    """A round of fresh answers at every so many quizzes; the exam is that of the first quiz."""
+    temperature: float | None = Field(None, ge=0)
+    """Temperature of fresh answers; unset takes `sampling.temperature`."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    """Nucleus of fresh answers; unset takes `sampling.top_p`."""
 
 
 class TrainSettings(Settings):
@@ -260,6 +280,7 @@ class Config(Settings):
     sampling: SamplingSettings = SamplingSettings()
     judge: JudgeSettings = JudgeSettings()
     curriculum: CurriculumSettings = CurriculumSettings()
+    replay: ReplaySettings = ReplaySettings()
     train: TrainSettings = TrainSettings()
     loss: LossSettings = LossSettings()
     quiz: QuizSettings = QuizSettings()
@@ -268,5 +289,5 @@ class Config(Settings):
 
 DPO_DEFAULTS: dict[str, Any] = {"run_dir": "runs/dpo", "train": {"epochs": 3, "checkpoint_steps": 200}}
 """What plain DPO has in place of the tree's own defaults, which are the curriculum's; as it would stand in a file."""
-DPO_UNUSED = ("problems.", "prompt.", "sampling.", "judge.", "curriculum.", "quiz.", "evaluate.")
+DPO_UNUSED = ("problems.", "prompt.", "sampling.", "judge.", "curriculum.", "replay.", "quiz.", "evaluate.")
 """Groups of settings that have no meaning in plain DPO."""

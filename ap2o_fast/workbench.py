@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from collections.abc import Container, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property, partial
 from types import TracebackType
 from typing import Any
@@ -36,6 +36,7 @@ from ap2o_fast.training import (
     adapters_off,
     attention_in_use,
     check_head,
+    initial_weights,
     latest_checkpoint,
     layers_in_use,
     load_adapter,
@@ -51,7 +52,7 @@ from ap2o_fast.training.parallel.sharding import unsharded
 from ap2o_fast.training.parallel.team import Team
 
 _log = logging.getLogger(__name__)
-INITIAL = "initial"
+INITIAL, TRAINING = "initial", "training"
 SCORED_PROBLEMS = 16
 
 
@@ -143,8 +144,23 @@ class Workbench:
 
         together(look, self.world)
 
-    def sit(self, stage: str, round: int, policy: str, *, n: int, temperature: float, top_p: float) -> None:
-        """Let the model in memory sit the exam, a quiz or the test, as far as the round is not complete."""
+    def sit(
+        self,
+        stage: str,
+        round: int,
+        policy: str,
+        *,
+        n: int,
+        temperature: float,
+        top_p: float,
+        only: Container[str] | None = None,
+    ) -> None:
+        """Let the model in memory sit the exam, a quiz or the test, as far as the round is not complete.
+
+        Args:
+            stage: ``replay`` asks training problems again, for the exam's book.
+            only: task ids to leave it at.
+        """
         config, counts = self.config, dict[str, int]()
         sitting = Sitting(
             stage=stage,
@@ -156,14 +172,16 @@ class Workbench:
             max_new_tokens=config.sampling.max_new_tokens,
             stop=config.sampling.stop if config.prompt.style == "paper" else (),
         )
-        book = self.book(stage)
+        trains = stage in ("exam", "replay")
+        book = self.book("exam" if trains else stage)
         # Adapters that have learnt nothing add zeros: the exam goes without them.
         unused = adapters_off(self.model) if self.weights == INITIAL else nullcontext()
 
         def answer(sampler: Sampler) -> dict[str, int]:
+            problems = self.problems["train" if trains else stage]
             return sit(
                 sitting,
-                self.problems["train" if stage == "exam" else stage],
+                problems if only is None else [problem for problem in problems if problem.task_id in only],
                 book=book,
                 sampler=sampler,
                 judge=self.judge,
@@ -200,16 +218,34 @@ class Workbench:
         """What environment.json says of the run beside versions and machine."""
         return {"sandbox_level": str(self.judge.level)}
 
-    def reference_logps(self, book: ErrorBook, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """(N,) log-probabilities under the initial model of at least `rows`, computed once and kept in the book."""
+    def reference_logps(
+        self, book: ErrorBook, rows: npt.NDArray[np.int64], stage: str = "reference"
+    ) -> npt.NDArray[np.float32]:
+        """(N,) log-probabilities under the initial model of at least `rows`, computed once and kept in the book.
+
+        Args:
+            stage: whose time it is.
+        """
         key = self.initial_hash()
         known = self.team.first(lambda: book.annotation("ref_logp", key))
         missing = rows[np.isnan(known[rows])]
         if len(missing):
-            self.use_initial()
-            for chunk, values in self.scores(book, missing, "reference", "reference log-probs", reference=True):
-                self.team.first(partial(book.annotate, "ref_logp", chunk, values, key))
+            with self.as_initial(stage):
+                for chunk, values in self.scores(book, missing, stage, f"{stage} log-probs", reference=True):
+                    self.team.first(partial(book.annotate, "ref_logp", chunk, values, key))
         return self.team.first(lambda: book.annotation("ref_logp", key))
+
+    @contextmanager
+    def as_initial(self, stage: str) -> Iterator[None]:
+        """Inside, the model in memory computes as the initial one. A model in training is what it was afterwards."""
+        if self.weights != TRAINING:
+            self.use_initial()
+            yield
+            return
+        with ExitStack() as stack:
+            with self.folder.timed(stage, {}):
+                stack.enter_context(initial_weights(self.model, self.config.model, self.initial_hash(), self.world))
+            yield
 
     def scores(
         self, book: ErrorBook, rows: npt.NDArray[np.int64], stage: str, name: str, *, reference: bool = False
@@ -251,7 +287,7 @@ class Workbench:
         at = {"epoch": 0, "step": 0}
         if self.team.first(lambda: latest_checkpoint(self.folder.training)):
             at = load_checkpoint(self.folder.training, engine)
-        self.weights = "training"
+        self.weights = TRAINING
         return engine, at
 
     def _tell(self, note: str) -> None:

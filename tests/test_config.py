@@ -26,6 +26,11 @@ def test_an_unknown_override_names_the_nearest_setting(text: str, nearest: str) 
         config.load(None, [text])
 
 
+def test_off_needs_no_quotes_on_the_command_line() -> None:
+    made = config.load(None, ["curriculum.replay=off", "preferences.shuffle=off"])
+    assert (made.curriculum.replay, made.preferences.shuffle) == ("off", "off")
+
+
 def test_an_unknown_key_in_a_file_names_the_nearest_setting(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text("[sampling]\ntemprature = 1.0\n", encoding="utf-8")
@@ -95,3 +100,33 @@ def test_every_loss_reaches_the_kernel_under_its_names() -> None:
 
 def _smoothing(kind: str) -> list[str]:
     return ["loss.label_smoothing=0.1"] if kind == "exo_pair" else []
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [
+        (["replay.n=4"], r"replay\.n = 4 has no meaning with replay\.source = 'book'"),
+        (["replay.temperature=0.7"], r"replay\.temperature = 0\.7 has no meaning"),
+        (["replay.source=both", "curriculum.replay=off"], r"no meaning with curriculum\.replay = 'off'"),
+        (
+            ["replay.source=on_policy", "replay.n=9", "replay.max_answers=8"],
+            r"max_answers = 8 is not enough",
+        ),
+        (["replay.source=fresh"], r"replay\.source = 'fresh' is refused"),
+    ],
+)
+def test_replay_that_would_do_nothing_is_refused_by_name(texts: list[str], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        config.load(None, texts)
+
+
+def test_fresh_answers_go_with_every_system_that_replays_and_no_other() -> None:
+    from ap2o_fast.curriculum.systems import REPLAYS, STRATEGIES
+
+    for system in STRATEGIES:
+        texts = [f"curriculum.system={system}", "replay.source=on_policy"]
+        if system in REPLAYS:
+            assert config.load(None, texts).replay.source == "on_policy"
+        else:
+            with pytest.raises(UsageError, match=f"no meaning with curriculum.system = '{system}'"):
+                config.load(None, texts)

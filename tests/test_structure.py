@@ -42,6 +42,7 @@ BESIDE = {
     "problem_sets": "sampling",
     "sitting": "reporting",
     "workbench": "reporting",
+    "replaying": "reporting",
     "exporting": "reporting",
     "preferences": "pipeline",
     "doctor": "evaluation",

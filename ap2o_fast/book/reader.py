@@ -82,7 +82,7 @@ class Reader:
         return self._text(row, "message")
 
     def policy(self, row: int) -> str:
-        """Return the hash of the model that answered."""
+        """Return which weights answered, `init` or e.g. `epoch-3`."""
         return self._text(row, "policy")
 
     def row(self, row: int) -> Row:

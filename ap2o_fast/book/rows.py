@@ -22,7 +22,7 @@ class Row:
         task_id: the problem it answers; `ErrorBook.add_problem` must have been called for it.
         round, sample: which exam (0 first) and which of the problem's answers in it; with `task_id` the row's key.
         seed: the seed it was drawn with.
-        policy: hash of the model that answered.
+        policy: which weights answered, `init` or e.g. `epoch-3`.
         token_ids: (L,) int32, as sampled, L may be 0.
         logprobs: (L,) float32 log-probability of each token under that model.
         text, code: the decoded answer and the program extracted from it.

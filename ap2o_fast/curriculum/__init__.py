@@ -1,7 +1,24 @@
 """The error book in, the pairs of an epoch out."""
 
-from ap2o_fast.curriculum.plan import REPLAY, WINDOW, PairPlan
+from ap2o_fast.curriculum.fresh import Known, first_alike, look_back, replay_pools, weakest
+from ap2o_fast.curriculum.plan import FRESH, REPLAY, WINDOW, PairPlan
 from ap2o_fast.curriculum.pools import Pool, make_pools
+from ap2o_fast.curriculum.replay import ReplayPool
 from ap2o_fast.curriculum.systems import plan_epoch, window_pairs
 
-__all__ = ["REPLAY", "WINDOW", "PairPlan", "Pool", "make_pools", "plan_epoch", "window_pairs"]
+__all__ = [
+    "FRESH",
+    "REPLAY",
+    "WINDOW",
+    "Known",
+    "PairPlan",
+    "Pool",
+    "ReplayPool",
+    "first_alike",
+    "look_back",
+    "make_pools",
+    "plan_epoch",
+    "replay_pools",
+    "weakest",
+    "window_pairs",
+]

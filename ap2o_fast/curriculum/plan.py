@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-WINDOW, REPLAY = 0, 1
+WINDOW, REPLAY, FRESH = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class PairPlan:
         rejected: (P,) int64 row ids of failed answers, to the same problem as `chosen`.
         problem: (P,) int64 problem index in the book; pairs of one problem are adjacent.
         error: (P,) uint8 `ErrorType` of the rejected answer.
-        source: (P,) uint8, `WINDOW` or `REPLAY`.
+        source: (P,) uint8: `WINDOW`, or replayed, the failure being of the exam (`REPLAY`) or `FRESH`.
     """
 
     chosen: npt.NDArray[np.int64]
@@ -47,5 +47,6 @@ class PairPlan:
         The number of steps depends on the windows alone, so the learning-rate schedule is known before any quiz.
         """
         starts = np.flatnonzero(self.source == WINDOW)[::window_pairs].tolist()
+        starts[:1] = [0]  # a problem that is only replayed may come first
         for start, end in zip(starts, [*starts[1:], len(self)], strict=True):
             yield self[start:end]

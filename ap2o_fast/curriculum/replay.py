@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ap2o_fast.curriculum.pools import Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayPool(Pool):
+    """What is replayed of a problem.
+
+    Attributes:
+        fresh: (N_f,) bool, which of the failures the model gave in the problem's latest round of fresh answers.
+    """
+
+    fresh: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of_exam(cls, pool: Pool) -> ReplayPool:
+        """All that the exam gave (`replay.source = book`)."""
+        fresh = np.zeros(len(pool.failed), bool)
+        return cls(problem=pool.problem, passed=pool.passed, failed=pool.failed, errors=pool.errors, fresh=fresh)
 
 
 def shares(counts: Mapping[int, int], total: int) -> dict[int, int]:
@@ -27,16 +45,20 @@ def shares(counts: Mapping[int, int], total: int) -> dict[int, int]:
 
 
 def draw_replay(
-    pool: Pool, quiz_errors: Mapping[int, int], amount: int, rng: np.random.Generator
+    pool: ReplayPool, quiz_errors: Mapping[int, int], amount: int, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """(amount,) positions of failures to replay, in the ratio of the quiz's errors; empty where no type is shared.
 
-    Only types that occur both in the quiz and in this problem take part. A type with fewer failures than its share is
-    drawn with repetition.
+    Only types that occur both in the quiz and in this problem take part. Of a type the fresh failures come first, then
+    the others; one with fewer failures than its share is drawn with repetition.
     """
     present = {int(kind): quiz_errors[int(kind)] for kind in np.unique(pool.errors) if quiz_errors.get(int(kind), 0)}
     drawn = [np.empty(0, dtype=np.int64)]
     for kind, share in sorted(shares(present, amount).items()):
-        of_kind = np.flatnonzero(pool.errors == kind)
-        drawn.append(rng.choice(of_kind, size=share, replace=share > len(of_kind)))
+        fresh, others = (np.flatnonzero((pool.errors == kind) & (pool.fresh == flag)) for flag in (True, False))
+        if len(fresh) > share:
+            fresh = rng.choice(fresh, size=share, replace=False)
+        rest = share - len(fresh)
+        others = others if len(others) else fresh
+        drawn += [fresh, rng.choice(others, size=rest, replace=rest > len(others))]
     return np.concatenate(drawn)

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from ap2o_fast.config import CurriculumSettings
 from ap2o_fast.curriculum.order import by_frequency, window
-from ap2o_fast.curriculum.plan import REPLAY, WINDOW, PairPlan
+from ap2o_fast.curriculum.plan import FRESH, REPLAY, WINDOW, PairPlan
 from ap2o_fast.curriculum.pools import Pool
-from ap2o_fast.curriculum.replay import draw_replay
+from ap2o_fast.curriculum.replay import ReplayPool, draw_replay
 
 Strategy = Callable[[Pool, int, int, np.random.Generator], npt.NDArray[np.int64]]
 
@@ -46,6 +46,7 @@ def plan_epoch(
     epochs: int,
     quiz_errors: Mapping[int, int],
     seed: int,
+    replay: Mapping[int, ReplayPool] | None = None,
 ) -> PairPlan:
     """Choose the pairs of one epoch (counted from 0).
 
@@ -55,11 +56,22 @@ def plan_epoch(
 
     Args:
         quiz_errors: count of every error type (by code) in the latest quiz.
+        replay: by problem what is replayed, the pools themselves by default. Where it comes from does not change how
+            many pairs there are: as many as the problem's window has. A problem without a window, which the exam gave
+            too few answers for, replays as many as a window over what is replayed would hold.
     """
-    shuffled = np.random.default_rng([seed, 1, epoch]).permutation(len(pools))
-    columns: list[list[tuple[int, int, int, int, int]]] = [
-        _pairs(pools[index], settings, epoch, epochs, quiz_errors, seed) for index in shuffled
-    ]
+    replay = {pool.problem: ReplayPool.of_exam(pool) for pool in pools} if replay is None else replay
+    if settings.system not in REPLAYS or settings.replay != "paper":
+        replay = {}
+    windows = {pool.problem: pool for pool in pools}
+    problems = [*windows, *sorted(replay.keys() - windows.keys())]
+    shuffled = np.random.default_rng([seed, 1, epoch]).permutation(len(problems))
+    columns: list[list[tuple[int, int, int, int, int]]] = []
+    for problem in (problems[index] for index in shuffled):
+        rng = np.random.default_rng([seed, 2, epoch, problem])
+        columns.append(
+            _pairs(problem, windows.get(problem), replay.get(problem), settings, epoch, epochs, quiz_errors, rng)
+        )
     flat = np.array([pair for column in columns for pair in column], dtype=np.int64).reshape(-1, 5)
     return PairPlan(
         chosen=flat[:, 0],
@@ -78,23 +90,35 @@ def window_pairs(pools: Sequence[Pool], settings: CurriculumSettings, *, epoch: 
 
 
 def _pairs(
-    pool: Pool,
+    problem: int,
+    pool: Pool | None,
+    again: ReplayPool | None,
     settings: CurriculumSettings,
     epoch: int,
     epochs: int,
     quiz_errors: Mapping[int, int],
-    seed: int,
+    rng: np.random.Generator,
 ) -> list[tuple[int, int, int, int, int]]:
-    rng = np.random.default_rng([seed, 2, epoch, pool.problem])
-    picked = STRATEGIES[settings.system](pool, epoch, epochs, rng)
-    if settings.pairs_per_problem and len(picked) > settings.pairs_per_problem:
-        picked = picked[np.sort(rng.choice(len(picked), size=settings.pairs_per_problem, replace=False))]
-    replayed = np.empty(0, dtype=np.int64)
-    if settings.system in REPLAYS and settings.replay == "paper":
-        replayed = rng.permutation(draw_replay(pool, quiz_errors, len(picked), rng))
+    """A problem's pairs, from its window `pool` and from what is replayed of it, `again`."""
+    limit = settings.pairs_per_problem
+    picked = replayed = np.empty(0, dtype=np.int64)
+    if pool is not None:
+        picked = STRATEGIES[settings.system](pool, epoch, epochs, rng)
+        if limit and len(picked) > limit:
+            picked = picked[np.sort(rng.choice(len(picked), size=limit, replace=False))]
+    if again is not None:
+        amount = len(picked) if pool is not None else len(window(len(again.failed), epoch, epochs))
+        amount = min(amount, limit) if limit else amount
+        replayed = rng.permutation(draw_replay(again, quiz_errors, amount, rng))
     pairs = []
-    for turn, position in enumerate(picked):
-        for source, failure in [(WINDOW, position), *((REPLAY, again) for again in replayed[turn : turn + 1])]:
+    for turn in range(max(len(picked), len(replayed))):
+        for position in picked[turn : turn + 1]:
+            assert pool is not None
             chosen = int(rng.choice(pool.passed))
-            pairs.append((chosen, int(pool.failed[failure]), pool.problem, int(pool.errors[failure]), source))
+            pairs.append((chosen, int(pool.failed[position]), problem, int(pool.errors[position]), WINDOW))
+        for position in replayed[turn : turn + 1]:
+            assert again is not None
+            source = FRESH if again.fresh[position] else REPLAY
+            chosen = int(rng.choice(again.passed))
+            pairs.append((chosen, int(again.failed[position]), problem, int(again.errors[position]), source))
     return pairs

@@ -53,7 +53,9 @@ def answer(book: ErrorBook, row: int) -> RenderableType:
     passed, total = int(book.column("tests_passed")[row]), int(book.column("tests_total")[row])
     task_id = clean(book.task_ids[book.column("problem")[row]])
     title = Text.assemble(
-        (task_id, "bold"), f" · round {book.column('round')[row]} · answer {book.column('sample')[row]} · row {row}"
+        (task_id, "bold"),
+        f" · round {book.column('round')[row]} ({clean(book.policy(row))})"
+        f" · answer {book.column('sample')[row]} · row {row}",
     )
     verdict = Text.assemble((error.name, "green" if error is ErrorType.Passed else "bold red"))
     if line:
@@ -110,4 +112,18 @@ def summary(book: ErrorBook, rows: Sequence[int] | np.ndarray) -> list[Table]:
             f"{np.count_nonzero(problem == index):,}",
             f"{ErrorType(top).name} ({kinds[top]:,})",
         )
-    return [by_type, by_problem] if worst else [by_type]
+    tables = [by_type, by_problem] if worst else [by_type]
+    return [*tables, _by_round(book, chosen)] if book.column("round")[chosen].any() else tables
+
+
+def _by_round(book: ErrorBook, rows: np.ndarray) -> Table:
+    """The rounds of these rows: by whom they were answered, and how well."""
+    table = Table(title="answers by round", title_justify="left")
+    for name, justify in (("round", "right"), ("answered by", "left"), ("answers", "right"), ("passed", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    rounds = book.column("round")[rows]
+    for round_ in np.unique(rounds).tolist():
+        mine = rows[rounds == round_]
+        passed = np.count_nonzero(book.column("error")[mine] == ErrorType.Passed)
+        table.add_row(str(round_), Text(clean(book.policy(int(mine[0])))), f"{len(mine):,}", f"{passed:,}")
+    return table

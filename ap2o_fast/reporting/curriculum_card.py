@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ap2o_fast.evaluation import compare
-from ap2o_fast.reporting.curriculum_page import SYSTEMS, caveats, sandbox_level
+from ap2o_fast.reporting.curriculum_page import SYSTEMS, caveats, replay_source, sandbox_level
 from ap2o_fast.reporting.run import Run, best_of, error_rows
 from ap2o_fast.reporting.sittings import read_sittings
 from ap2o_fast.reporting.text import change, estimate, many, percent
@@ -61,9 +61,19 @@ def facts(run: Run) -> list[tuple[str, Any]]:
     best = best_of(run.quiz)
     return [
         ("system", run.setting("curriculum.system")),
+        ("replayed", replay_source(run)),
         ("training problems", f"{run.analysis['usable']:,}" if "usable" in run.analysis else None),
         ("answers sampled and judged", f"{run.analysis['answers']:,}" if "answers" in run.analysis else None),
+        ("fresh answers", _fresh(run)),
         ("window pairs a step", run.setting("train.batch_pairs")),
         ("sandbox level", sandbox_level(run) or None),
         ("kept checkpoint", f"epoch {best['epoch']}, quiz pass@1 {percent(best.get('pass@1'))}" if best else None),
     ]
+
+
+def _fresh(run: Run) -> str | None:
+    """How many fresh answers were asked for; None where none were."""
+    if not run.replay:
+        return None
+    asked, passed = (sum(int(row.get(part) or 0) for row in run.replay) for part in ("answers", "passed"))
+    return f"{asked:,} in {many(len(run.replay), 'round')}, {passed:,} passed"

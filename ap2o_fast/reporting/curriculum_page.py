@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ap2o_fast.book import ErrorBook
+from ap2o_fast.config import WITHOUT_REPLAY
 from ap2o_fast.evaluation import Evaluation, compare
 from ap2o_fast.judge.verdict import ErrorType
 from ap2o_fast.reporting import figures, page
@@ -25,6 +26,7 @@ SECTIONS = {
     "errors": "Errors",
     "training": "Training",
     "curriculum": "Curriculum",
+    "replay": "Replay",
     "cost": "Cost",
     "pairs": "Pairs",
     "problems": "Problems",
@@ -69,6 +71,8 @@ def render(run: Run) -> str:
         best=best_of(run.quiz),
         curves=[shown(figure) for figure in figures.training_curves(run.metrics, starts_at_ln_2=starts_at_ln_2(run))],
         curriculum=shown(figures.composition(run.plan)),
+        replay_source=replay_source(run),
+        fresh=shown(figures.fresh_rounds(run.replay)),
         examples=examples,
         example_types=_ordered(examples, "error"),
         example_problems=sorted(_ordered(examples, "problem")),
@@ -109,6 +113,18 @@ def problem_rows(before: Evaluation | None, after: Evaluation | None) -> list[di
     return sorted(rows, key=lambda row: -abs(row["difference"] or 0))
 
 
+def replay_source(run: Run) -> str:
+    """What is replayed, in words."""
+    if {run.setting("curriculum.replay"), run.setting("curriculum.system")} & WITHOUT_REPLAY:
+        return "nothing"
+    how = {name: run.setting(f"replay.{name}") for name in ("source", "n", "max_answers")}
+    if how["source"] in (None, "book"):
+        return "failures of the exam"
+    fresh = f"fresh failures of the model in training, {how['n']} answers a problem"
+    fresh += f", at most {how['max_answers']:,} a round" if how["max_answers"] else ""
+    return f"failures of the exam and {fresh}" if how["source"] == "both" else fresh
+
+
 def sandbox_level(run: Run) -> str:
     """The isolation under which answers were judged, from the verdicts themselves; empty where there is none."""
     if run.book is None or not len(run.book):
@@ -146,7 +162,8 @@ def caveats(run: Run, sittings: Sequence[Sat]) -> list[str]:
     elif best:
         said.append("The kept checkpoint was chosen by the quiz, whose pass@1 is therefore too good by a little.")
     if run.book is not None and len(run.book):
-        finish = float(np.mean(run.book.column("length") >= int(run.setting("sampling.max_new_tokens", 1 << 30))))
+        lengths = run.book.column("length")[run.book.column("round") == 0]
+        finish = float(np.mean(lengths >= int(run.setting("sampling.max_new_tokens", 1 << 30))))
         if finish >= 0.01:
             said.append(f"{percent(finish)} of the exam's answers reached the token limit and may have been cut off.")
     return said
@@ -164,6 +181,6 @@ def _book_errors(book: ErrorBook | None) -> list[tuple[str, int]]:
     """(type, answers) of the exam's failed answers, most frequent first."""
     if book is None or not len(book):
         return []
-    counts = np.bincount(book.column("error"), minlength=len(ErrorType))
+    counts = book.frequencies(0).sum(axis=0)
     found = [(kind.name, int(counts[kind])) for kind in ErrorType if kind.is_failure and counts[kind]]
     return sorted(found, key=lambda item: -item[1])

@@ -59,7 +59,7 @@ class Example:
 
 
 def find_examples(book: ErrorBook, *, per_type: int, seed: int) -> list[Example]:
-    """Up to `per_type` pairs for every type of failure in the book, most frequent type first.
+    """Up to `per_type` pairs for every type of failure in the book's first round, most frequent type first.
 
     Failures are drawn at random among problems with a passed answer, a new problem each time while there is one and
     no answer twice. The chosen side is the nearest in text among a few passed answers, so that the difference shows
@@ -67,14 +67,15 @@ def find_examples(book: ErrorBook, *, per_type: int, seed: int) -> list[Example]
     """
     rng = np.random.default_rng(seed)
     error, problem, digest = book.column("error"), book.column("problem"), book.column("digest")
-    passed = np.flatnonzero(error == ErrorType.Passed)
-    counts = np.bincount(error, minlength=len(ErrorType))
+    of_exam = book.column("round") == 0
+    passed = np.flatnonzero(of_exam & (error == ErrorType.Passed))
+    counts = np.bincount(error[of_exam], minlength=len(ErrorType))
     types = sorted(
         (kind for kind in ErrorType if kind.is_failure and counts[kind]), key=lambda kind: -int(counts[kind])
     )
     examples = []
     for kind in types:
-        rows = np.flatnonzero((error == kind) & np.isin(problem, problem[passed]))
+        rows = np.flatnonzero(of_exam & (error == kind) & np.isin(problem, problem[passed]))
         _, first = np.unique(digest[rows], return_index=True)
         rows = _spread(rng.permutation(rows[np.sort(first)]), problem)
         for row in rows[:per_type].tolist():

@@ -16,10 +16,11 @@ from plotly.subplots import make_subplots
 from ap2o_fast.evaluation import Evaluation
 from ap2o_fast.judge.verdict import ErrorType
 from ap2o_fast.reporting.run import best_of, error_rows
-from ap2o_fast.reporting.text import duration, percent, rate
+from ap2o_fast.reporting.text import duration, many, percent, rate
 
 BEFORE, AFTER, BEST, HELD_OUT = "#8b95a5", "#3d7fd6", "#d98324", "#3f9d6b"
-OTHER = "other types"
+OTHER, PASSED = "other types", "passed"
+PALE = "#a9b1bd"
 SHOWN_TYPES = 9
 LONGEST_CURVE = 1000
 LEAST_SMOOTHED = 60  # points of a curve that gets a rolling mean
@@ -128,39 +129,69 @@ def training_curves(
 
 
 def composition(plan: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Pairs of each epoch by the type of the rejected answer: the window above, the replay below."""
+    """Pairs of each epoch by the type of the rejected answer: window, replay of the exam, of fresh answers if any."""
     if not plan:
         return None
-    totals: dict[str, int] = {}
-    for row in plan:
-        for part in ("window", "replay"):
-            for name, count in (row.get(part) or {}).items():
-                totals[name] = totals.get(name, 0) + count
+    parts = [("window", "window"), ("replay", "replay")]
+    parts += [("fresh", "fresh replay")] if any(row.get("fresh") for row in plan) else []
+    stacks = [(f"{label}, pairs", [row.get(part) or {} for row in plan]) for part, label in parts]
+    plot, totals = stacked([row["epoch"] for row in plan], stacks, COLOURS)
+    counts = [sum(sum(row.values()) for row in rows) for _, rows in stacks]
     order = sorted(totals, key=lambda name: (-totals[name], name))
-    shown, rest = order[:SHOWN_TYPES], order[SHOWN_TYPES:]
-    groups: list[tuple[str, str, tuple[str, ...]]] = [(name, COLOURS.get(name, BEFORE), (name,)) for name in shown]
-    if rest:
-        groups.append((OTHER, BEFORE, tuple(rest)))
-    plot = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    plot.update_layout(_dress(height=470))
-    plot.update_xaxes(AXIS)
-    plot.update_yaxes(AXIS)
-    epochs = [row["epoch"] for row in plan]
-    for number, part in enumerate(("window", "replay"), start=1):
-        for label, colour, names in groups:
-            counts = [sum((row.get(part) or {}).get(name, 0) for name in names) for row in plan]
-            bar = go.Bar(x=epochs, y=counts, name=label, marker_color=colour, legendgroup=label, showlegend=number == 1)
-            plot.add_trace(bar, row=number, col=1)
-        plot.update_yaxes(title_text=f"{part}, pairs", row=number, col=1)
-    plot.update_traces(marker_line_width=0, hovertemplate="epoch %{x}: %{y}<extra>%{fullData.name}</extra>")
-    plot.update_layout(barmode="stack", bargap=0.08)
-    _epochs(plot, len(plan), row=2, col=1)
-    replayed = sum(sum((row.get("replay") or {}).values()) for row in plan)
     summary = (
-        f"{sum(totals.values()) - replayed:,} window pairs and {replayed:,} replayed pairs in {len(plan)} epochs, most "
+        f"{counts[0]:,} window pairs and {sum(counts[1:]):,} replayed pairs"
+        f"{f', {counts[2]:,} of them with fresh failures,' if counts[2:] else ''} in {len(plan)} epochs, most "
         f"often {', '.join(f'{name} ({totals[name]:,})' for name in order[:3])}."
     )
     return Figure(name="curriculum", title="Window and replay by error type", summary=summary, plot=plot)
+
+
+def fresh_rounds(replay: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Rounds of fresh answers: problems by the type of error for which they were asked, and what the answers were."""
+    if not replay:
+        return None
+    answers = [{PASSED: row.get("passed") or 0, **(row.get("failures") or {})} for row in replay]
+    stacks = [("problems asked for", [row.get("asked") or {} for row in replay]), ("fresh answers", answers)]
+    plot, _ = stacked([row["round"] for row in replay], stacks, {PASSED: PALE, **COLOURS})
+    asked = sum(sum((row.get("asked") or {}).values()) for row in replay)
+    total, passed = (sum(row.get(part) or 0 for row in replay) for part in ("answers", "passed"))
+    summary = (
+        f"{many(len(replay), 'round')}, {asked:,} problems asked, {total:,} fresh answers, {passed:,} of them passed; "
+        "above, the type of error for which a problem was asked, below, how its answers ended."
+    )
+    return Figure(name="fresh", title="Fresh answers by error type", summary=summary, plot=plot)
+
+
+def stacked(
+    epochs: Sequence[int], stacks: Sequence[tuple[str, Sequence[Mapping[str, int]]]], colours: Mapping[str, str]
+) -> tuple[go.Figure, dict[str, int]]:
+    """Stacked bars over epochs, one plot below the other, the most frequent names apart and the others as one.
+
+    Args:
+        stacks: what is counted, and of each epoch how often by name.
+    Returns: the plot, and each name's count in all.
+    """
+    totals: dict[str, int] = {}
+    for row in (row for _, rows in stacks for row in rows):
+        for name, count in row.items():
+            totals[name] = totals.get(name, 0) + count
+    order = sorted(totals, key=lambda name: (-totals[name], name))
+    shown, rest = order[:SHOWN_TYPES], order[SHOWN_TYPES:]
+    groups: list[tuple[str, str, tuple[str, ...]]] = [(name, colours.get(name, BEFORE), (name,)) for name in shown]
+    if rest:
+        groups.append((OTHER, BEFORE, tuple(rest)))
+    plot = make_subplots(rows=len(stacks), cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    _dress(plot, height=70 + 200 * len(stacks))
+    for number, (title, rows) in enumerate(stacks, start=1):
+        for label, colour, names in groups:
+            counts = [sum(row.get(name, 0) for name in names) for row in rows]
+            bar = go.Bar(x=epochs, y=counts, name=label, marker_color=colour, legendgroup=label, showlegend=number == 1)
+            plot.add_trace(bar, row=number, col=1)
+        plot.update_yaxes(title_text=title, row=number, col=1)
+    plot.update_traces(marker_line_width=0, hovertemplate="epoch %{x}: %{y}<extra>%{fullData.name}</extra>")
+    plot.update_layout(barmode="stack", bargap=0.08)
+    _epochs(plot, len(epochs), row=len(stacks), col=1)
+    return plot, totals
 
 
 def stage_times(timing: Mapping[str, Mapping[str, float]]) -> Figure | None:

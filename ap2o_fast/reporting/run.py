@@ -22,7 +22,7 @@ class Run:
         path: the folder.
         config: resolved settings as nested dicts, empty where missing.
         environment: names and values; names that begin with ``note`` are caveats.
-        metrics, quiz, plan: one dict a step, a quiz, an epoch.
+        metrics, quiz, plan, replay: one dict a step, a quiz, an epoch, a round of fresh answers.
         evaluations: one dict an evaluation on held-out pairs, of plain DPO.
         before, after: the tests of the initial and of the trained model.
         timing: stage to seconds, answers, tokens.
@@ -40,6 +40,7 @@ class Run:
     quiz: list[dict[str, Any]]
     plan: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
+    replay: list[dict[str, Any]]
     before: Evaluation | None
     after: Evaluation | None
     timing: dict[str, dict[str, float]]
@@ -138,6 +139,7 @@ def read_run(path: Path) -> Run:
         quiz=lines("quiz.jsonl"),
         plan=lines("plan.jsonl"),
         evaluations=lines("eval.jsonl"),
+        replay=lines("replay.jsonl"),
         before=tested(evaluation.get("before"), "before"),
         after=tested(evaluation.get("after"), "after"),
         timing=mapping("timing.json"),

@@ -45,7 +45,7 @@ class Sat:
     def name(self) -> str:
         """For people: ``quiz after epoch 3``."""
         if self.stage == "exam":
-            return "exam"
+            return f"replay after epoch {self.round}" if self.round else "exam"
         return f"{self.stage} after epoch {self.round}" if self.round else f"{self.stage} of the initial model"
 
     @property

@@ -7,6 +7,7 @@ from ap2o_fast.training.checkpoint import latest_checkpoint, load_checkpoint, sa
 from ap2o_fast.training.engine import Engine
 from ap2o_fast.training.models.adapters import adapt, adapters_off, load_adapter
 from ap2o_fast.training.models.check import prepare_model
+from ap2o_fast.training.models.initial import initial_weights
 from ap2o_fast.training.models.liger import layers_in_use
 from ap2o_fast.training.models.load import load_merged, load_model, load_tokenizer
 from ap2o_fast.training.models.quantization import quantise
@@ -24,6 +25,7 @@ __all__ = [
     "attention_in_use",
     "check_head",
     "dpo_step_loss",
+    "initial_weights",
     "latest_checkpoint",
     "layers_in_use",
     "load_adapter",

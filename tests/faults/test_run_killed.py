@@ -13,8 +13,9 @@ import tiny
 from ap2o_fast.reporting.metrics import read_lines
 from tests.launch import Ap2o
 
-CLOCK = {"seconds", "tflops", "peak_mib"}
+CLOCK = {"seconds", "score_seconds", "tokens/s", "tflops", "peak_mib"}
 PATIENCE = 180.0
+FRESH = ["replay.source=both", "replay.n=6"]
 
 
 def lines(path: Path) -> int:
@@ -26,6 +27,7 @@ KILLS: dict[str, Callable[[Path], bool]] = {
     "first test": lambda run: (run / "test" / "manifest.json").exists(),
     "first step": lambda run: lines(run / "metrics.jsonl") >= 1,
     "checkpoint": lambda run: any((run / "checkpoints" / "training").glob("*")),
+    "fresh answers": lambda run: lines(run / "replay_asked.jsonl") >= 1,
     "second epoch": lambda run: lines(run / "metrics.jsonl") >= 5,
     "third quiz": lambda run: lines(run / "plan.jsonl") >= 3,
     "last test": lambda run: (run / "corrected.json").exists(),
@@ -38,10 +40,13 @@ def finish(*arguments: str) -> None:
 
 
 def results(run: Path) -> dict[str, object]:
-    metrics = [{k: v for k, v in line.items() if k not in CLOCK} for line in read_lines(run / "metrics.jsonl")]
+    clocked = {
+        name: [{k: v for k, v in line.items() if k not in CLOCK} for line in read_lines(run / name)]
+        for name in ("metrics.jsonl", "replay.jsonl")
+    }
     names = ("quiz.jsonl", "plan.jsonl", "evaluation.json", "samples.jsonl", "analysis.json")
     files = {name: (run / name).read_bytes() for name in names}
-    return files | {"metrics": metrics, "weights": (run / "checkpoints/best/model.safetensors").read_bytes()}
+    return files | clocked | {"weights": (run / "checkpoints/best/model.safetensors").read_bytes()}
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +57,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_killed_in_every_stage_and_resumed_equals_uninterrupted(world: Path, tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    finish("run", str(world), f"run_dir={whole}")
-    process = Ap2o("run", world, f"run_dir={torn}")
+    finish("run", str(world), f"run_dir={whole}", *FRESH)
+    process = Ap2o("run", world, f"run_dir={torn}", *FRESH)
     for stage, reached in KILLS.items():
         deadline = time.monotonic() + PATIENCE
         while not reached(torn):

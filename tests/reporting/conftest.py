@@ -77,7 +77,7 @@ def append(book: ErrorBook, task_id: str, round: int, answers: list[tuple[ErrorT
             round=round,
             sample=sample,
             seed=sample,
-            policy="init",
+            policy=f"epoch-{round}" if round else "init",
             token_ids=np.frombuffer(code.encode("utf-8", "replace")[:60].ljust(60), dtype=np.uint8).astype(np.int32)
             + sample,
             logprobs=np.full(60, -0.3, dtype=np.float32),
@@ -117,6 +117,7 @@ def build(path: Path, *, problems: int = 24, epochs: int = 12, hostile: bool = T
     rng = np.random.default_rng(0)
     path.mkdir(parents=True)
     chosen: dict[str, Any] = {"run_dir": str(path), "seed": 7, "train": {"epochs": epochs, "lr": 2e-6}}
+    chosen["replay"] = {"source": "both", "n": 4}
     save(Config.model_validate(chosen), path / "config.json")
     with ErrorBook.create(path / "book") as book:
         for i in range(problems):
@@ -124,6 +125,9 @@ def build(path: Path, *, problems: int = 24, epochs: int = 12, hostile: bool = T
         if hostile:
             for i, fault in enumerate(HOSTILE):
                 append(book, f"<b>hostile</b>/{i}", 0, [(ErrorType.Passed, GOOD, 0, ""), fault])
+        for epoch in range(1, epochs):
+            for i in range(min(problems, 6)):
+                append(book, f"Mbpp/{600 + i}", epoch, draw(rng, 4, 0.5))
         book.commit()
     with ErrorBook.create(path / "test") as book:
         for i in range(problems):
@@ -215,6 +219,7 @@ def build(path: Path, *, problems: int = 24, epochs: int = 12, hostile: bool = T
         for epoch in range(1, epochs + 1):
             window = {name: int(rng.integers(0, 40) * (1.5 + np.sin(epoch / 3 + i))) for i, name in enumerate(names)}
             replay = {name: int(rng.integers(0, 60)) for name in names[:5]}
+            fresh = {name: int(rng.integers(0, 20)) for name in names[:3]} if epoch > 1 else {}
             sink.write(
                 {
                     "epoch": epoch,
@@ -222,7 +227,30 @@ def build(path: Path, *, problems: int = 24, epochs: int = 12, hostile: bool = T
                     "problems": problems,
                     "window": window,
                     "replay": replay,
+                    "fresh": fresh,
                     "answers": window,
+                }
+            )
+    with MetricsSink(path / "replay.jsonl") as sink:
+        for epoch in range(1, epochs):
+            failures = {name: int(rng.integers(1, 9)) for name in names[: 2 + epoch % 4]}
+            sink.write(
+                {
+                    "round": epoch,
+                    "problems": 6,
+                    "asked": {names[epoch % 3]: 4, names[3]: 2},
+                    "answers": 24,
+                    "passed": 24 - min(23, sum(failures.values())),
+                    "failures": failures,
+                    "unjudged": 0,
+                    "duplicates": 5,
+                    "solved": 1,
+                    "hopeless": 0,
+                    "log_ratio": 0.4 * epoch,
+                    "tokens": 2400,
+                    "seconds": 12.5,
+                    "score_seconds": 2.0,
+                    "tokens/s": 192.0,
                 }
             )
     (path / "checkpoints" / "best").mkdir(parents=True)

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from ap2o_fast.errors import DataError
+from ap2o_fast.judge.verdict import ErrorType
 from ap2o_fast.reporting.examples import side_by_side
-from ap2o_fast.reporting.figures import composition, error_profile, training_curves
+from ap2o_fast.reporting.figures import composition, error_profile, fresh_rounds, training_curves
 from ap2o_fast.reporting.modelcard import write_model_card
-from ap2o_fast.reporting.report import write_report
+from ap2o_fast.reporting.report import render, replay_source, write_report
 from ap2o_fast.reporting.run import read_run
 
 SECTIONS = [
@@ -20,6 +23,7 @@ SECTIONS = [
     "errors",
     "training",
     "curriculum",
+    "replay",
     "cost",
     "pairs",
     "problems",
@@ -34,6 +38,7 @@ FILES = [
     "metrics.jsonl",
     "quiz.jsonl",
     "plan.jsonl",
+    "replay.jsonl",
     "evaluation.json",
     "timing.json",
     "analysis.json",
@@ -82,9 +87,8 @@ def test_every_section_is_there_and_filled(page: Page) -> None:
     assert page.ids("section") == SECTIONS
     assert "Not yet" not in page.text
     plots = [attributes["data-plot"] for _, attributes in page.elements if "data-plot" in attributes]
-    assert {"errors", "quiz", "curve-loss", "curve-rewards-margins", "curriculum", "time", "curve-tokens-s"} <= set(
-        plots
-    )
+    wanted = {"errors", "quiz", "curve-loss", "curve-rewards-margins", "curriculum", "fresh", "time", "curve-tokens-s"}
+    assert wanted <= set(plots)
 
 
 def test_loads_nothing_from_elsewhere(page: Page) -> None:
@@ -141,8 +145,41 @@ def test_figures_hold_the_numbers(whole_run: Path) -> None:
     plan = composition(run.plan)
     assert plan
     assert sum(sum(bar.y) for bar in plan.plot.data) == sum(
-        sum(row[part].values()) for row in run.plan for part in ("window", "replay")
+        sum(row[part].values()) for row in run.plan for part in ("window", "replay", "fresh")
     )
+
+
+def test_rounds_of_fresh_answers_are_shown_and_kept_apart_from_the_exam(whole_run: Path, page: Page) -> None:
+    run = read_run(whole_run)
+    plot = fresh_rounds(run.replay)
+    assert plot
+    assert sum(sum(bar.y) for bar in plot.plot.data) == sum(
+        sum(row["asked"].values()) + row["passed"] + sum(row["failures"].values()) for row in run.replay
+    )
+    text = re.sub(r"\s+", " ", page.text)
+    assert "failures of the exam and fresh failures of the model in training, 4 answers a problem, at most 256" in text
+    for row in run.replay:
+        failed = ", ".join(f"{name} {count}" for name, count in row["failures"].items())
+        cells = (row["passed"], failed, 5, 1, 0, f"{row['log_ratio']:.2f}", "14.5 s")
+        assert "".join(map(str, cells)) in text
+    assert "replay after epoch 3" in text
+    assert run.book
+    exam = Counter(ErrorType(code).name for code in run.book.column("error")[run.book.column("round") == 0])
+    assert f"WrongResult {exam['WrongResult']}," in text
+    run.close()
+
+
+def test_without_fresh_answers_it_says_what_is_replayed(make_run: Callable[..., Path]) -> None:
+    run = read_run(make_run("plain", problems=2, epochs=1, hostile=False))
+    for changes, said in (
+        ({"replay": {"source": "book"}}, "failures of the exam"),
+        ({}, "failures of the exam"),
+        ({"curriculum": {"replay": "off"}, "replay": {"source": "book"}}, "nothing"),
+        ({"curriculum": {"system": "dyn-dpo"}}, "nothing"),
+        ({"replay": {"source": "on_policy", "n": 4, "max_answers": 0}}, "fresh failures of the model in training"),
+    ):
+        assert replay_source(replace(run, config=changes)).startswith(said)
+    assert "Not yet: no fresh answers have been asked for" in Page(render(replace(run, replay=[]))).text
 
 
 def test_ln_2_is_marked_where_a_loss_starts_there(make_run: Callable[..., Path]) -> None:
@@ -219,6 +256,8 @@ def test_model_card_has_the_real_numbers(whole_run: Path) -> None:
     assert f"{saved['after']['pass_at_k']['1']['value']:.1%}" in card
     assert 'base_model: "HuggingFaceTB/SmolLM2-135M-Instruct"' in card
     assert f"| WrongResult | {saved['before']['errors']['WrongResult']} |" in card
+    assert "- replayed: failures of the exam and fresh failures of the model in training, 4 answers a problem" in card
+    assert "- fresh answers: 72 in 3 rounds" in card
     assert "de-quantised" in card
     assert str(whole_run) not in card
 

@@ -157,6 +157,9 @@ def test_book_summary_counts_types_and_problems(whole_run: Path) -> None:
         row = next(line for line in shown.splitlines() if line.split()[1:2] == [name])
         assert f" {counts[code]} " in row
     assert "problems with most failures" in shown
+    assert next(line.split()[:3] for line in shown.splitlines() if "epoch-" in line) == ["│", "1", "│"]
+    view(book, where={"round": "3"}, show=1, console=console)
+    assert "round 3 (epoch-3)" in text(console)
     assert view(book, where={"error": "MemoryError"}, console=console) == 0
     assert "No answer" in text(console)
     with pytest.raises(UsageError, match="NameError"):

@@ -14,7 +14,17 @@ from tiny import byte_tokenizer
 from ap2o_fast import Trainer
 from ap2o_fast.config import LossSettings, ModelSettings, TrainSettings
 from ap2o_fast.errors import UsageError
-from ap2o_fast.training import Engine, check_head, load_checkpoint, load_model, save_checkpoint, save_model, score
+from ap2o_fast.training import (
+    Engine,
+    check_head,
+    initial_weights,
+    load_checkpoint,
+    load_model,
+    model_hash,
+    save_checkpoint,
+    save_model,
+    score,
+)
 from ap2o_fast.training.parallel.distributed import join, processes, together
 from tests.training.support import ANSWERS, PAIRS, PROMPTS, make_book, make_plan, plain_model
 
@@ -31,13 +41,21 @@ def main(folder: Path) -> None:
                 byte_tokenizer().save_pretrained(folder / "model")
 
         together(write_model, world)
-        model, tokenizer = load_model(ModelSettings(name=str(folder / "model"), threads=1), world=world)
+        settings = ModelSettings(name=str(folder / "model"), threads=1)
+        model, tokenizer = load_model(settings, world=world)
         check_head(loss, model)
-        reference = score(model, book, np.arange(len(book)), train.token_budget, world=world)
+        rows, initial = np.arange(len(book)), model_hash(model)
+        reference = score(model, book, rows, train.token_budget, world=world)
         trainer = Engine(model, train=train, loss=loss, total_steps=2, world=world)
         for metrics in trainer.train_steps([plan, plan], book, reference):
             if world.rank == 0:
                 print(f"step {metrics['step']} of 2: loss {metrics['loss']:.4f}")
+        trained = score(model, book, rows, train.token_budget, world=world)
+        assert np.abs(trained - reference).max() > 1e-3, "it has learnt"
+        with initial_weights(model, settings, initial, world):
+            again = score(model, book, rows, train.token_budget, world=world)
+            assert np.array_equal(again, reference), "fresh answers are scored by the initial weights"
+        assert np.array_equal(score(model, book, rows, train.token_budget, world=world), trained)
         save_checkpoint(folder / "checkpoints", trainer, {})
         load_checkpoint(folder / "checkpoints", trainer)
         save_model(model, tokenizer, folder / "trained", world=world)

@@ -46,6 +46,15 @@ def read_shards(model: PreTrainedModel, settings: ModelSettings, world: World) -
     model.to_empty(device=world.device)
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
+    _fill(model, settings, folder)
+
+
+def fill_shards(model: PreTrainedModel, settings: ModelSettings, world: World) -> None:
+    """Give the parameters of a sharded model the values in the files, in place. Errors as of `read_shards`."""
+    _fill(model, settings, together(lambda: _files(settings), world)[world.rank])
+
+
+def _fill(model: PreTrainedModel, settings: ModelSettings, folder: Path) -> None:
     wanted = {name: parameter.detach() for name, parameter in model.named_parameters()}
     reader = HuggingFaceStorageReader(str(folder))
     found: dict[str, Any] = reader.read_metadata().state_dict_metadata
