@@ -181,7 +181,9 @@ def stacked(
     if rest:
         groups.append((OTHER, BEFORE, tuple(rest)))
     plot = make_subplots(rows=len(stacks), cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    _dress(plot, height=70 + 200 * len(stacks))
+    plot.update_layout(_dress(height=70 + 200 * len(stacks)))
+    plot.update_xaxes(AXIS)
+    plot.update_yaxes(AXIS)
     for number, (title, rows) in enumerate(stacks, start=1):
         for label, colour, names in groups:
             counts = [sum(row.get(name, 0) for name in names) for row in rows]
