@@ -115,6 +115,9 @@ class Workbench:
         self.judge.require({problem.language for problems in sets.values() for problem in problems})
         return sets
 
+    def _load_problems(self) -> None:
+        assert self.problems  # loaded and audited here: that is no part of a sitting's time
+
     def book(self, name: str) -> ErrorBook:
         """The run's book ``exam``, ``quiz`` or ``test``, open for writing in the first process, else for reading."""
         if name not in self._books:
@@ -172,6 +175,7 @@ class Workbench:
             max_new_tokens=config.sampling.max_new_tokens,
             stop=config.sampling.stop if config.prompt.style == "paper" else (),
         )
+        self.team.first(self._load_problems)
         trains = stage in ("exam", "replay")
         book = self.book("exam" if trains else stage)
         # Adapters that have learnt nothing add zeros: the exam goes without them.
