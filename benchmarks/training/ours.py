@@ -8,10 +8,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from ap2o_fast.allocator import allocator_in_use, prepare_allocator
 from ap2o_fast.config import AdapterSettings, LossSettings, TrainSettings
 from ap2o_fast.training import Engine, adapt, prepare_model, quantise, score
 from ap2o_fast.training.models.liger import use_liger
 from benchmarks.training.cases import Case, make_model
+
+
+def train_growing(case: Case, device: str, settings: dict[str, Any], tick: Callable[[], None]) -> dict[str, float]:
+    """`train` with the allocator as `ap2o` sets it on a GPU. Only for a process that has not used the GPU yet.
+
+    Errors: `RuntimeError` where torch did not take it, so that no figure stands under a wrong name.
+    """
+    prepare_allocator(device)
+    found = train(case, device, settings, tick)
+    if device == "cuda" and not all(segment["is_expandable"] for segment in torch.cuda.memory_snapshot()):
+        raise RuntimeError(f"torch's segments do not grow: {allocator_in_use()}")
+    return found
 
 
 def train(case: Case, device: str, settings: dict[str, Any], tick: Callable[[], None]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.training import compare
+from benchmarks.training import compare, ours
 from benchmarks.training.cases import Case
 from benchmarks.training.race import Runner, Train, race
 
@@ -19,6 +20,7 @@ LEAN = {"masters": False, "optimizer": "adamw_8bit"}
 COMPILED = {"compile": True}
 CHECKPOINTING = "ours, checkpointing"
 FEW = {"gradient_checkpointing": True}
+RELEASED = {"gradient_release": True, "clip": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +38,13 @@ def contests() -> list[Contest]:
     both = {"ours": MASTERS, "ours, compiled": COMPILED}
     return [
         _against(Case(shape="0.5B", lengths="mbpp"), both | {"ours, lean": LEAN}, (32, 8)),
-        _fits(Case(shape="7B", lengths="mbpp", steps=8), {"ours, lean, checkpointing": LEAN | FEW}),
+        _fits(
+            Case(shape="7B", lengths="mbpp", steps=8),
+            {"ours, lean, checkpointing": LEAN | FEW, "ours, lean, checkpointing, released": LEAN | FEW | RELEASED},
+        ),
         _fits(Case(shape="7B", lengths="middle", adapter="qlora", steps=8), {"ours": FEW | {"token_budget": 4096}}),
         _fits(Case(shape="0.5B", lengths="mbpp", steps=8), {"ours, least": LEAN | FEW | {"token_budget": 4096}}),
+        _allocators(Case(shape="0.5B", lengths="mbpp")),
         _levers(Case(shape="0.5B", lengths="mbpp")),
         _fits(Case(shape="32B", lengths="mbpp", adapter="qlora", steps=7), {"ours": FEW}),
         _against(Case(shape="1.5B", lengths="mbpp"), both, (16,)),
@@ -96,6 +102,13 @@ def _against(case: Case, variants: dict[str, dict[str, Any]], micros: tuple[int,
 
 def _fits(case: Case, variants: dict[str, dict[str, Any]]) -> Contest:
     return Contest(name=f"{case} fits", case=case, systems=compare.systems(case, "cuda", variants, {}))
+
+
+def _allocators(case: Case) -> Contest:
+    """What torch's allocator holds, as torch has it and in segments that grow: every step has another size."""
+    both = {"ours": ours.train, "ours, growing segments": ours.train_growing}
+    systems: dict[str, Train] = {name: functools.partial(run, case, "cuda", {}) for name, run in both.items()}
+    return Contest(name=f"{case} allocator", case=case, systems=systems)
 
 
 def _levers(case: Case) -> Contest:

@@ -16,7 +16,7 @@ from ap2o_fast.errors import MachineError, UsageError
 from ap2o_fast.training import Engine, load_model, prepare_model, save_model, score
 from ap2o_fast.training.deterministic import deterministic
 from ap2o_fast.training.engine import Launched
-from ap2o_fast.training.models.liger import replace_layers, use_liger, uses_liger
+from ap2o_fast.training.models.liger import layers_in_use, replace_layers, use_liger, uses_liger
 from ap2o_fast.training.profile import StepProfiler, parse_steps
 from tests.training.support import ANSWERS, CONFIGS, PAIRS, PROMPTS, make_book, make_plan, plain_model, tiny_model
 from tests.training.test_model import make_tokenizer
@@ -147,3 +147,17 @@ def test_liger_is_refused_by_name_where_it_cannot_run(tmp_path: Path) -> None:
     save_model(prepare_model(model), make_tokenizer(), tmp_path / "model")
     with pytest.raises(UsageError, match=r"model\.liger=true"):
         load_model(ModelSettings(name=str(tmp_path / "model"), liger=True))
+
+
+def test_liger_steps_aside_for_the_compiler(tmp_path: Path) -> None:
+    """Decided for a GPU, which need not be there."""
+    pytest.importorskip("liger_kernel.transformers")
+    model = plain_model("llama")
+    assert use_liger(model, "auto", GPU, compiled=True) == 0
+    assert layers_in_use(model, "auto", compiled=True) == "false: train.compile fuses the model's own layers"
+    with pytest.raises(UsageError, match=r"model\.liger=true(?s:.*)train\.compile"):
+        use_liger(model, True, GPU, compiled=True)
+    assert use_liger(model, "auto", GPU) > 0
+    assert layers_in_use(model, "auto", compiled=False) == "true"
+    with pytest.raises(UsageError, match=r"train\.compile"):
+        Engine(model, train=TrainSettings(compile=True), loss=LossSettings(), total_steps=1)

@@ -13,7 +13,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
@@ -70,27 +70,13 @@ def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> Backend:
     return wanted  # type: ignore[return-value]
 
 
-class Attend(Protocol):
-    """Attention of all sequences in one call.
-
-    Args:
-        query: (T, H, E); key, value: (K, G, E).
-        offsets: where queries and keys begin, (S+1,) int32 each; longest: the most of either that a sequence has.
-        window: a token sees itself and the `window` - 1 positions before it; None is no limit.
-
-    Returns: (T, H, E).
-    """
-
-    def __call__(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        offsets: tuple[torch.Tensor, torch.Tensor],
-        longest: tuple[int, int],
-        scaling: float | None,
-        window: int | None,
-    ) -> torch.Tensor: ...
+Offsets = tuple[torch.Tensor, torch.Tensor]
+Attend = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, Offsets, tuple[int, int], float | None, int | None], torch.Tensor
+]
+"""Attention of all sequences in one call, (T, H, E), of query (T, H, E), key and value (K, G, E); where queries and
+keys begin, (S+1,) int32 each; the most of either that a sequence has; the scaling; and the window: a token sees itself
+and as many positions before it less one, None is no limit."""
 
 
 @functools.cache
@@ -109,7 +95,7 @@ def _by_torch(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    offsets: tuple[torch.Tensor, torch.Tensor],
+    offsets: Offsets,
     longest: tuple[int, int],
     scaling: float | None,
     window: int | None,
@@ -125,7 +111,7 @@ def _by_flash(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    offsets: tuple[torch.Tensor, torch.Tensor],
+    offsets: Offsets,
     longest: tuple[int, int],
     scaling: float | None,
     window: int | None,

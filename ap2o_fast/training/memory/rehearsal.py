@@ -119,7 +119,7 @@ def _count(
         model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
         model.train()
     tensors = [*model.parameters(), *model.buffers()]
-    divided = Shards(model, shards, copies=not head.on_gpu)
+    divided = Shards(model, shards)
     with torch.no_grad(), Tally(tensors) as scoring, divided.forward():
         _pass(model, batch, head)
     found = [scoring.peaks]

@@ -37,14 +37,10 @@ class _Unit:
 
 
 class Shards:
-    """Of a model on the meta device among `count` processes; nothing where that is 1.
+    """Of a model on the meta device among `count` processes; nothing where that is 1."""
 
-    Args:
-        copies: whether what gathers and adds up takes a copy meanwhile, as gloo does and NCCL does not.
-    """
-
-    def __init__(self, model: PreTrainedModel, count: int, *, copies: bool) -> None:
-        self.count, self._copies = count, copies
+    def __init__(self, model: PreTrainedModel, count: int) -> None:
+        self.count = count
         layers = list(model.get_decoder().layers)
         inside = {id(weight) for layer in layers for weight in layer.parameters()}
         self._units = [_Unit(weights=list(layer.parameters())) for layer in layers]
@@ -105,7 +101,7 @@ class Shards:
             hidden.register_hook(lambda _: self._come_back(index))
 
     def _gather(self, unit: _Unit) -> None:
-        self._fetch(unit)
+        unit.flat = _empty(unit.nbytes)
         if self._last is not None:
             self._last.flat = None
         unit.whole, self._last = _empty(unit.nbytes), unit
@@ -114,19 +110,11 @@ class Shards:
         """Copy out what was gathered ahead, and gather the next ahead."""
         unit = self._units[index]
         if unit.flat is None:
-            self._fetch(unit)
+            unit.flat = _empty(unit.nbytes)
         unit.whole = _empty(unit.nbytes)
         unit.flat = None
         if index:
-            self._fetch(self._units[index - 1])
-
-    def _fetch(self, unit: _Unit) -> None:
-        unit.flat = _empty(unit.nbytes)
-        self._communicate(unit.nbytes)
-
-    def _communicate(self, size: int) -> None:
-        if self._copies:
-            _empty(size)
+            self._units[index - 1].flat = _empty(self._units[index - 1].nbytes)
 
     def _reduce(self, unit: _Unit) -> None:
         unit.whole = None
@@ -140,7 +128,6 @@ class Shards:
         for weight in trained:
             weight.grad = None
         shard = _empty(width * size // self.count)
-        self._communicate(width * size)
         if trained[0].itemsize < width:
             shard = _empty(trained[0].itemsize * size // self.count)
         if unit.gradient is None:
