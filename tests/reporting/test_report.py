@@ -12,10 +12,11 @@ import pytest
 
 from ap2o_fast.errors import DataError
 from ap2o_fast.judge.verdict import ErrorType
+from ap2o_fast.reporting.curriculum_page import render, replay_source
 from ap2o_fast.reporting.examples import side_by_side
 from ap2o_fast.reporting.figures import composition, error_profile, fresh_rounds, training_curves
 from ap2o_fast.reporting.modelcard import write_model_card
-from ap2o_fast.reporting.report import render, replay_source, write_report
+from ap2o_fast.reporting.report import write_report
 from ap2o_fast.reporting.run import read_run
 
 SECTIONS = [
