@@ -19,6 +19,7 @@ from ap2o_fast.reporting.metrics import read_lines
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling import Answer
 from ap2o_fast.sampling.transformers import TransformersSampler
+from ap2o_fast.training import load_model, score
 from tests.training.processes import run_commands
 
 
@@ -117,3 +118,18 @@ def test_an_exam_that_lost_a_process_is_finished_by_one(world: World, finished: 
         pipeline.exam()
     with ErrorBook.open(run / "book") as ours, ErrorBook.open(finished.book("exam")) as theirs:
         assert answers(ours, 0) == answers(theirs, 0)
+
+
+def test_fresh_answers_are_scored_under_the_initial_weights_in_shards(world: World, tmp_path: Path) -> None:
+    how = ["replay.source=both", "replay.n=6", "train.epochs=2", "evaluate.before=false"]
+    codes, printed = run_commands(tmp_path / "said", "run", world.settings, f"run_dir={tmp_path / 'run'}", *how)
+    assert codes == [0, 0], printed
+    run = RunFolder.open(tmp_path / "run")
+    (line,) = run.read_lines("replay.jsonl")
+    assert line["round"] == 1 and line["answers"] == 6 * line["problems"] > 0
+    with ErrorBook.open(run.book("exam")) as book:
+        stored = book.annotation("ref_logp", run.read_json("environment.json")["model_hash"])
+        fresh = np.flatnonzero((book.column("round") == 1) & ~np.isnan(stored))
+        assert len(fresh) > 0
+        model, _ = load_model(run.config.model)
+        assert stored[fresh] == pytest.approx(score(model, book, fresh, run.config.train.token_budget), abs=1e-3)
