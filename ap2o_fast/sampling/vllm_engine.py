@@ -16,7 +16,7 @@ import gc
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -91,7 +91,7 @@ class VllmEngine:
         self._call("the hand-over of weights to vLLM", load)
         self._asleep = False
 
-    def answers(self, jobs: Iterable[Job]) -> Iterator[list[Any]]:
+    def answers(self, jobs: Iterable[Job]) -> Generator[list[Any], None, None]:
         """Yield vLLM's `RequestOutput`s as they are finished; `request_id` is the job's key. The engine goes on while
         the caller works on what it got, and stops where the caller does."""
         assert self._thread is not None

@@ -212,13 +212,21 @@ def test_what_cannot_be_sampled_is_refused_before_the_engine_sees_it(
 
 def test_a_start_leaves_the_process_as_it_was(vllm_engine: VllmEngine, tokenizer: PreTrainedTokenizerFast) -> None:
     vllm_engine.discard()
-    sampler = make(vllm_engine, tiny_qwen(), tokenizer)
-    numbers = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    preload, threads = os.environ.get("LD_PRELOAD"), torch.get_num_threads()
-    ask(sampler, REQUESTS)
-    assert numbers == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
-    assert os.environ.get("LD_PRELOAD") == preload and torch.get_num_threads() == threads
+    model = tiny_qwen()
+    before, threads = numbers(), torch.get_num_threads()
+    vllm_engine.wake(model, tokenizer, lambda: whole_weights(model))
+    assert numbers() == before and torch.get_num_threads() == threads
     torch.set_num_threads(threads + 1)
     assert torch.get_num_threads() == threads + 1
     torch.set_num_threads(threads)
     assert gc.get_freeze_count() == 0
+
+
+def numbers() -> list[Any]:
+    """What training draws from, and what the judge's programs inherit."""
+    return [
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        torch.get_rng_state().tolist(),
+        os.environ.get("LD_PRELOAD"),
+    ]
