@@ -6,7 +6,7 @@ import gc
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from ap2o_fast.config import AdapterSettings, SamplingSettings
 from ap2o_fast.errors import DataError, MachineError, NumericalError, UsageError
 from ap2o_fast.sampling import Request
 from ap2o_fast.sampling.vllm import VllmSampler
-from ap2o_fast.sampling.vllm_engine import VllmEngine
+from ap2o_fast.sampling.vllm_engine import Job, VllmEngine
 from ap2o_fast.training import adapt, adapters_off, quantise, whole_weights
 from tests.sampling.small import LONGEST, tiny_qwen
 from tests.sampling.test_engines import KEYS, REQUESTS, ask, groups, own_logprobs, request
@@ -104,44 +104,33 @@ def test_untied_heads_are_handed_over_too(tokenizer: PreTrainedTokenizerFast, vl
         engine.close()
 
 
-def broken(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, times: int, fault: Any) -> list[int]:
-    """Have the third step of each engine go wrong, `times` times; the probe's steps do not count."""
-    counts = [0]
-    awake = engine.answers
+def broken(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, times: int, fault: Callable[[], Any]) -> list[int]:
+    """Have every step from the third on go wrong, in the first `times` rounds of answers; the probe goes well.
 
-    def answers(jobs: Any) -> Any:
-        jobs = list(jobs)
-        inner = engine._llm.llm_engine
-        steps = [0]
+    Returns: a list with one number, the rounds so far.
+    """
+    rounds, answers = [0], engine.answers
+
+    def of(jobs: list[Job]) -> Any:
+        inner, steps = engine._llm.llm_engine, [0]
         honest = type(inner).step
+        probing = "prompt_logprobs" in jobs[0].parameters
+        rounds[0] += not probing
+        bad = not probing and rounds[0] <= times
 
         def step() -> Any:
             steps[0] += 1
-            if "prompt_logprobs" not in jobs[0].parameters and steps[0] > 2 and counts[0] < times:
-                counts[0] += steps[0] == 3
-                return fault(lambda: honest(inner))
-            return honest(inner)
+            return fault() if bad and steps[0] > 2 else honest(inner)
 
-        inner.step = step
-        return awake(jobs)
+        monkeypatch.setattr(inner, "step", step)
+        return answers(jobs)
 
-    monkeypatch.setattr(engine, "answers", answers)
-    return counts
+    monkeypatch.setattr(engine, "answers", of)
+    return rounds
 
 
-def raising(_: Any) -> Any:
+def raising() -> Any:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-
-def test_an_engine_that_dies_is_started_again_once(
-    vllm_engine: VllmEngine, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sampler = make(vllm_engine, tiny_qwen(), tokenizer)
-    honest = ask(sampler, REQUESTS)
-    counts = broken(vllm_engine, monkeypatch, 1, raising)
-    again = ask(sampler, REQUESTS)
-    assert counts == [1] and set(again) == KEYS
-    assert all(again[key].token_ids.tolist() == honest[key].token_ids.tolist() for key in KEYS)
 
 
 def test_one_that_dies_twice_stops_the_run_and_its_answers_stay(
@@ -167,11 +156,8 @@ def test_a_hang_ends_at_the_deadline(
     sampler, patient = make(vllm_engine, tiny_qwen(), tokenizer), vllm_engine.settings
     never = threading.Event()
 
-    def hangs(_: Any) -> Any:
-        never.wait()
-
     ask(sampler, REQUESTS)
-    broken(vllm_engine, monkeypatch, 1, hangs)
+    rounds = broken(vllm_engine, monkeypatch, 1, never.wait)
     honest = vllm_engine._next
 
     def impatient(found: Any) -> Any:
@@ -183,19 +169,40 @@ def test_a_hang_ends_at_the_deadline(
 
     monkeypatch.setattr(vllm_engine, "_next", impatient)
     try:
-        assert set(ask(sampler, REQUESTS)) == KEYS
+        assert set(ask(sampler, REQUESTS)) == KEYS and rounds == [2]
     finally:
         never.set()
 
 
 def test_steps_that_bring_nothing_are_a_fault(
-    vllm_engine: VllmEngine, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+    vllm_engine: VllmEngine,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     sampler = make(vllm_engine, tiny_qwen(), tokenizer)
-    ask(sampler, REQUESTS)
-    broken(vllm_engine, monkeypatch, 10**9, lambda _: [])
-    with pytest.raises(MachineError, match="did not end within"):
-        ask(sampler, REQUESTS)
+    honest = ask(sampler, REQUESTS)
+    rounds = broken(vllm_engine, monkeypatch, 1, list)
+    again = ask(sampler, REQUESTS)
+    assert set(again) == KEYS and rounds == [2], "another engine answers"
+    assert all(again[key].token_ids.tolist() == honest[key].token_ids.tolist() for key in KEYS)
+    assert "9 answers did not end within" in caplog.text
+
+
+def test_memory_that_runs_out_at_the_hand_over_is_a_fault_too(
+    vllm_engine: VllmEngine, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, calls = tiny_qwen(), []
+
+    def weights() -> Iterator[tuple[str, torch.Tensor]]:
+        calls.append(1)
+        for number, given in enumerate(whole_weights(model)):
+            if len(calls) == 1 and number == 5:
+                raising()
+            yield given
+
+    assert set(ask(make(vllm_engine, model, tokenizer, weights=weights), REQUESTS)) == KEYS and len(calls) == 2
+    assert "the hand-over of weights to vLLM failed: OutOfMemoryError" in caplog.text
 
 
 def test_what_cannot_be_sampled_is_refused_before_the_engine_sees_it(
