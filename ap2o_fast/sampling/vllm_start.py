@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import logging
 import os
 import random
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -66,10 +68,11 @@ def build(model: Any, tokenizer: Any, settings: SamplingSettings, longest: int) 
 
     Errors: `MachineError` for a vLLM of another device; what vLLM raises.
     """
-    with _put_back(), tempfile.TemporaryDirectory(prefix="ap2o-vllm-") as folder:
+    with _put_back(), warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="ap2o-vllm-") as folder:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # to another process weights would have to be copied
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        logging.getLogger("vllm").setLevel(os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR"))
+        warnings.simplefilter("ignore", FutureWarning)  # of what it imports; none is of the reader's doing
         from vllm import LLM
         from vllm.platforms import current_platform
 
