@@ -97,7 +97,7 @@ class VllmSampler:
                 try:
                     self.engine.wake(self.model, self.tokenizer, self.weights)
                     self._probe(requests, max_new_tokens)
-                    with closing(self.engine.answers(list(_jobs(left, parameters)))) as stream:
+                    with closing(self.engine.answers(_jobs(list(left.items()), parameters))) as stream:
                         for outputs in stream:
                             answers = [self._answer(left[output.request_id], output, stop) for output in outputs]
                             for output in outputs:
@@ -174,8 +174,8 @@ class VllmSampler:
         )
 
 
-def _jobs(left: dict[str, _Wanted], parameters: dict[str, Any]) -> Iterator[Job]:
-    for key, wanted in left.items():
+def _jobs(left: Sequence[tuple[str, _Wanted]], parameters: dict[str, Any]) -> Iterator[Job]:
+    for key, wanted in left:
         seed = wanted.request.seeds[wanted.which]
         yield Job(key=key, prompt_ids=wanted.request.prompt_ids.tolist(), parameters=parameters | {"seed": seed})
 

@@ -6,7 +6,7 @@ import gc
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,8 @@ def broken(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, times: int, faul
     """
     rounds, answers = [0], engine.answers
 
-    def of(jobs: list[Job]) -> Any:
+    def of(given: Iterable[Job]) -> Any:
+        jobs = list(given)
         inner, steps = engine._llm.llm_engine, [0]
         honest = type(inner).step
         probing = "prompt_logprobs" in jobs[0].parameters
