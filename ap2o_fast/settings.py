@@ -104,8 +104,8 @@ class PromptSettings(Settings):
 
 
 class SamplingSettings(Settings):
-    engine: Literal["transformers"] = "transformers"
-    """The engine that answers prompts."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What answers prompts: `transformers` works anywhere; `vllm` (extra `vllm`), in this process, faster on a GPU."""
     n: int = Field(100, ge=1)
     """Answers per training problem in the exam (paper: 100)."""
     temperature: float = Field(1.0, ge=0)
@@ -116,6 +116,10 @@ class SamplingSettings(Settings):
     """Token limit of every answer: exam, quiz and test."""
     batch_answers: int = Field(64, ge=1)
     """Answers decoded side by side."""
+    kv_cache_gib: float = Field(4.0, gt=0)
+    """vLLM's room for keys and values, in GiB; on a GPU it is held only while answers are sampled."""
+    deadline: float = Field(600.0, gt=0)
+    """Seconds that vLLM may take to start, to take new weights or for one step before it is given up."""
     stop: tuple[str, ...] = ("\n```", "\nif __name__", "\nprint(", "\ndef main(", "\n#")
     """Stop strings of the `paper` style; `chat` answers end at the model's end token."""
 

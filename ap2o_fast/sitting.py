@@ -12,6 +12,7 @@ import numpy as np
 
 from ap2o_fast.book import ErrorBook, Row
 from ap2o_fast.config import PromptSettings
+from ap2o_fast.errors import MachineError
 from ap2o_fast.judge import Job, Judge, Verdict
 from ap2o_fast.problems import Problem
 from ap2o_fast.reporting.terminal import progress
@@ -62,6 +63,7 @@ def sit(
     the order of the sampler as their verdicts come.
 
     Returns: counts of the new ``answers`` and ``tokens``.
+    Errors: those of sampler, judge and book; answers that came before the sampler's `MachineError` are in the book.
     """
     by_id = {problem.task_id: problem for problem in problems}
     requests = []
@@ -94,20 +96,28 @@ def sit(
             passed += sum(row.verdict.passed for row in rows)
             bar.advance(len(rows), passed=passed, tokens_per_s=round(counts["tokens"] / max(bar.seconds, 1e-9)))
 
-        for group in sampler.sample(
+        groups = sampler.sample(
             requests,
             temperature=sitting.temperature,
             top_p=sitting.top_p,
             max_new_tokens=sitting.max_new_tokens,
             stop=sitting.stop,
             done=done,
-        ):
-            for answer in group:
-                stream.put(Job(key=answer, problem=by_id[answer.task_id], code=code_of(answer.text), seed=answer.seed))
-            keep(stream.ready())
+        )
+        failed: MachineError | None = None
+        try:
+            for group in groups:
+                for answer in group:
+                    job = Job(key=answer, problem=by_id[answer.task_id], code=code_of(answer.text), seed=answer.seed)
+                    stream.put(job)
+                keep(stream.ready())
+        except MachineError as error:
+            failed = error  # of the sampler: what it answered before is kept
         rest = stream.rest()
         while bunch := list(itertools.islice(rest, BUNCH)):
             keep(bunch)
+    if failed is not None:
+        raise failed
     return counts
 
 

@@ -30,6 +30,9 @@ from ap2o_fast.reporting.terminal import progress
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling import Sampler
 from ap2o_fast.sampling.transformers import TransformersSampler
+from ap2o_fast.sampling.vllm import VllmSampler
+from ap2o_fast.sampling.vllm_engine import VllmEngine
+from ap2o_fast.sampling.vllm_start import require_vllm
 from ap2o_fast.sitting import Sitting, sit
 from ap2o_fast.training import (
     Engine,
@@ -46,6 +49,7 @@ from ap2o_fast.training import (
     model_hash,
     save_checkpoint,
     score,
+    whole_weights,
 )
 from ap2o_fast.training.parallel.distributed import ALONE, World, any_rank, together
 from ap2o_fast.training.parallel.sharding import unsharded
@@ -86,6 +90,8 @@ class Workbench:
         self.team.first(self._lock)
         if self.config.model.threads:
             torch.set_num_threads(self.config.model.threads)
+        if self.config.sampling.engine == "vllm":
+            require_vllm()
         return self
 
     def __exit__(
@@ -196,13 +202,32 @@ class Workbench:
             )
 
         with self.folder.timed(stage, counts), unused, ExitStack() as gathered:
-            sampler = TransformersSampler(self.model, self.tokenizer, batch_answers=config.sampling.batch_answers)
             if self.world.size == 1:
-                counts |= answer(sampler)
+                counts |= answer(self.sampler())
             else:
-                divided = DividedSampler(sampler, self.team, lambda: gathered.enter_context(unsharded(self.model)))
+                divided = DividedSampler(
+                    self._decoder(), self.team, lambda: gathered.enter_context(unsharded(self.model))
+                )
                 counts |= self.team.first(lambda: answer(divided), divided.help)
         self._catch_up(book)
+
+    def sampler(self) -> Sampler:
+        """What answers with the weights in memory, as they are when it is asked."""
+        if self.config.sampling.engine == "vllm":
+            model = self.model
+            return VllmSampler(self.vllm, model, self.tokenizer, weights=lambda: whole_weights(model))
+        return self._decoder()
+
+    def _decoder(self) -> TransformersSampler:
+        return TransformersSampler(self.model, self.tokenizer, batch_answers=self.config.sampling.batch_answers)
+
+    @cached_property
+    def vllm(self) -> VllmEngine:
+        """The run's one vLLM, started at first use, asleep between the rounds."""
+        config = self.config
+        engine = VllmEngine(config.sampling, longest=config.prompt.max_tokens + config.sampling.max_new_tokens)
+        self.stack.callback(engine.close)
+        return engine
 
     def use_initial(self) -> None:
         """Have the initial weights in memory."""

@@ -22,8 +22,14 @@ from ap2o_fast.allocator import GROWING, NAMES, allocator_in_use, prepare_alloca
 )
 def test_what_the_user_has_set_stays(device: str, given: dict[str, str], expected: dict[str, str]) -> None:
     environment = dict(given)
-    prepare_allocator(device, environment)
+    prepare_allocator(device, environment=environment)
     assert environment == expected
+
+
+def test_nothing_is_set_beside_memory_pools() -> None:
+    environment: dict[str, str] = {}
+    prepare_allocator("cuda", pools=True, environment=environment)
+    assert environment == {}
 
 
 def test_what_is_in_use_is_what_torch_reads_first(monkeypatch: pytest.MonkeyPatch) -> None:

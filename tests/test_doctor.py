@@ -14,6 +14,7 @@ from ap2o_fast import doctor
 from ap2o_fast.doctor import Finding, findings
 from ap2o_fast.judge import detect_level
 from ap2o_fast.judge.languages import language
+from ap2o_fast.sampling import vllm_start
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +112,16 @@ def test_several_gpus_are_told_how_they_work_together(monkeypatch: pytest.Monkey
     monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
     several = next(finding for finding in findings(folder=tmp_path) if finding.name == "several GPUs")
     assert several.status == "ok" and "torchrun --nproc-per-node 4" in several.fix
+
+
+def test_it_says_whether_vllm_is_there_and_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_start, "installed", lambda: None)
+    (absent,) = doctor._vllm()
+    assert absent.status == "ok" and "not installed" in absent.detail and "[vllm]" in absent.fix
+    monkeypatch.setattr(vllm_start, "installed", lambda: ("vllm", "0.99.0"))
+    (untried,) = doctor._vllm()
+    assert untried.status == "warn" and "0.99.0" in untried.detail and "vllm>=0.32,<0.34" in untried.fix
+    monkeypatch.setattr(vllm_start, "installed", lambda: ("vllm", "0.32.0"))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", None)
+    (broken,) = doctor._vllm()
+    assert broken.status == "warn" and "cannot be imported" in broken.detail

@@ -19,6 +19,9 @@ from ap2o_fast.problems.problem import Problem
 
 SENTENCE = "Write a Python function for the task below, complete and correct."
 
+DECODE = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+"""How every engine makes text of tokens."""
+
 _FENCE = re.compile(r"```[a-zA-Z0-9_+-]*[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
 
@@ -44,6 +47,13 @@ def prompt_ids(problem: Problem, settings: PromptSettings, tokenizer: Any) -> np
     text = prompt_text(problem, settings, tokenizer)
     ids = tokenizer(text, add_special_tokens=settings.style == "paper")["input_ids"]
     return np.asarray(ids, dtype=np.int32)
+
+
+def end_ids(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end an answer: the model's and the tokenizer's."""
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return {end for end in [*ends, tokenizer.eos_token_id] if end is not None}
 
 
 def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:

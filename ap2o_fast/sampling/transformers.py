@@ -10,12 +10,11 @@ import torch
 
 from ap2o_fast.sampling.decoding import Decoder, Open
 from ap2o_fast.sampling.groups import grouped, keys
-from ap2o_fast.sampling.prompts import cut
+from ap2o_fast.sampling.prompts import DECODE, cut, end_ids
 from ap2o_fast.sampling.protocol import Answer, Request
 
 TAIL_TOKENS = 32
 GROUP_BATCHES = 4
-DECODE = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
 
 class TransformersSampler:
@@ -37,9 +36,7 @@ class TransformersSampler:
     def __init__(self, model: Any, tokenizer: Any, *, batch_answers: int) -> None:
         self.model, self.tokenizer, self.batch_answers = model, tokenizer, batch_answers
         self.group_answers = GROUP_BATCHES * batch_answers
-        ends = model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        self.end_ids = {end for end in [*ends, tokenizer.eos_token_id] if end is not None}
+        self.end_ids = end_ids(model, tokenizer)
 
     def sample(
         self,

@@ -12,6 +12,7 @@ from ap2o_fast.training.models.liger import layers_in_use
 from ap2o_fast.training.models.load import load_merged, load_model, load_tokenizer
 from ap2o_fast.training.models.quantization import quantise
 from ap2o_fast.training.models.save import model_hash, save_model
+from ap2o_fast.training.models.whole_weights import whole_weights
 from ap2o_fast.training.objective import check_head, dpo_step_loss, score
 from ap2o_fast.training.packing.batch import PackedBatch, PackedStep
 from ap2o_fast.training.packing.pack import pack, pack_rows, pack_step, packing_efficiency
@@ -43,4 +44,5 @@ __all__ = [
     "save_checkpoint",
     "save_model",
     "score",
+    "whole_weights",
 ]

@@ -89,6 +89,15 @@ def settle(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def dequantised(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """The whole weight that a packed one stands for, in the dtype that it computes in; a plain one as it is."""
+    state = getattr(parameter, "quant_state", None)
+    if state is None:
+        return parameter.detach()
+    whole: torch.Tensor = _bitsandbytes().functional.dequantize_4bit(parameter.data, state)
+    return whole
+
+
 def _give_room(
     module: torch.nn.Module,
     device: torch.device | str,

@@ -1,0 +1,75 @@
+"""A whole run with vLLM as its sampler: one engine, new weights at every quiz, the answers those of the weights."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from ap2o_fast import config
+from ap2o_fast.book import ErrorBook
+from ap2o_fast.pipeline import Pipeline
+from ap2o_fast.reporting.metrics import read_lines
+from ap2o_fast.run_folder import RunFolder
+from ap2o_fast.sampling import vllm_engine
+from ap2o_fast.training import load_adapter, load_model
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM: make test-vllm")
+SETTINGS = ["sampling.engine=vllm", "sampling.kv_cache_gib=0.1", "sampling.deadline=120"]
+SETTINGS += ["adapter.kind=lora", "adapter.rank=4", "train.lr=2e-2"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, int]:
+    """A whole run, and how many engines it took."""
+    folder = tmp_path_factory.mktemp("world")
+    model = tiny.write_model(folder / "model", head_dim=32)
+    settings = tiny.write_settings(folder, model, tiny.write_problems(folder))
+    made = RunFolder.create(config.load(settings, SETTINGS))
+    built, build = [], vllm_engine.build
+    vllm_engine.build = lambda *arguments: built.append(1) or build(*arguments)
+    try:
+        with Pipeline(made, quiet=True) as pipeline:
+            pipeline.run()
+    finally:
+        vllm_engine.build = build
+    return made, len(built)
+
+
+def check_answers(folder: RunFolder, name: str, round: int, model: torch.nn.Module) -> None:
+    """The book's log-probabilities are those of the model."""
+    with ErrorBook.open(folder.book(name)) as book:
+        rows = np.flatnonzero(book.column("round") == round)
+        assert len(rows)
+        for row in rows[:12]:
+            prompt, tokens = book.prompt_ids(int(book.column("problem")[row])), book.tokens(int(row))
+            ids = torch.from_numpy(np.concatenate([prompt, tokens]).astype(np.int64))[None]
+            with torch.no_grad():
+                table = model(ids, use_cache=False).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            own = table.gather(1, torch.from_numpy(tokens.astype(np.int64))[:, None])[:, 0]
+            assert np.allclose(book.logprobs(int(row)), own.numpy(), atol=1e-4)
+
+
+def test_it_ends_with_a_report_and_starts_one_engine(run: tuple[RunFolder, int]) -> None:
+    folder, engines = run
+    assert engines == 1, "for eight rounds"
+    assert (folder.path / "report.html").exists()
+    assert [line["epoch"] for line in read_lines(folder.path / "quiz.jsonl")] == [0, 1, 2, 3]
+    assert "after" in folder.read_json("evaluation.json")
+
+
+def test_every_round_was_answered_by_the_weights_of_its_time(run: tuple[RunFolder, int]) -> None:
+    folder, _ = run
+    model, _ = load_model(folder.config.model)
+    check_answers(folder, "exam", 0, model)
+    check_answers(folder, "quiz", 0, model)
+    check_answers(folder, "test", 0, model)
+    trained, _ = load_model(folder.config.model, folder.config.adapter)
+    load_adapter(trained, folder.best)
+    best = [line["epoch"] for line in read_lines(folder.path / "quiz.jsonl") if line["best"]][-1]
+    assert best > 0, "it has learnt"
+    check_answers(folder, "quiz", best, trained)
+    check_answers(folder, "test", best, trained)
