@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from tiny import World
 
+from ap2o_fast import config
 from ap2o_fast.book import ErrorBook
-from ap2o_fast.errors import MachineError
+from ap2o_fast.errors import MachineError, UsageError
 from ap2o_fast.pipeline import Pipeline
+from ap2o_fast.processes import check_several
 from ap2o_fast.reporting.metrics import read_lines
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling import Answer
@@ -133,3 +135,8 @@ def test_fresh_answers_are_scored_under_the_initial_weights_in_shards(world: Wor
         assert len(fresh) > 0
         model, _ = load_model(run.config.model)
         assert stored[fresh] == pytest.approx(score(model, book, fresh, run.config.train.token_budget), abs=1e-3)
+
+
+def test_vllm_is_refused_in_several_processes() -> None:
+    with pytest.raises(UsageError, match="'vllm' cannot be had by 2 processes"):
+        check_several(config.load(None, ["sampling.engine=vllm"]), 2)

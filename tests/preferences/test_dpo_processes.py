@@ -128,7 +128,6 @@ def test_what_is_wrong_is_told_once_and_ends_both(settings: Path, tmp_path: Path
     ("arguments", "words"),
     [
         (("dpo", "model.quantization=nf4", "adapter.kind=lora"), "'nf4' cannot be divided among 2 processes"),
-        (("dpo", "sampling.engine=vllm"), "sampling.engine has no meaning in plain DPO"),
         (("report",), "`ap2o report` runs in one process, torchrun started 2"),
     ],
 )
