@@ -9,7 +9,6 @@ import torch
 from ap2o_fast.config import TrainSettings, check_train
 from ap2o_fast.errors import UsageError
 from ap2o_fast.training.optimizer.lean_adamw import Lean, can_be_lean, make_lean
-from ap2o_fast.training.optimizer.plain_adamw import make_plain
 from ap2o_fast.training.parallel.sharding import local
 
 
@@ -57,7 +56,7 @@ def prepare_parameter(name: str, parameter: torch.nn.Parameter, settings: TrainS
             host = local(master.detach()).cpu()
             master = torch.nn.Parameter(host.pin_memory() if parameter.is_cuda else host)
     state = make_lean(master, parameter, settings) if lean else None
-    return Parameter(name, parameter, master, state, {} if lean else make_plain(master))
+    return Parameter(name, parameter, master, state, {} if lean else _moments(master))
 
 
 def check_settings(settings: TrainSettings, parameters: list[torch.nn.Parameter]) -> None:
@@ -80,3 +79,9 @@ def check_settings(settings: TrainSettings, parameters: list[torch.nn.Parameter]
             "train.optimizer = 'adamw_8bit' and train.offload_optimizer compute in float32, the model is float64",
             do="set model.dtype=float32, or leave both at their defaults",
         )
+
+
+def _moments(master: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What torch's AdamW keeps of a parameter, at zero; `step` counts updates."""
+    step = torch.zeros((), dtype=torch.float32, device=master.device)
+    return {"step": step, "exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master)}

@@ -6,21 +6,12 @@ By its function: its class goes through all parameters at each step and takes ev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch.optim.adamw import adamw
 
 from ap2o_fast.config import TrainSettings
-
-if TYPE_CHECKING:
-    from ap2o_fast.training.optimizer.parameter import Parameter
-
-
-def make_plain(master: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What torch's AdamW keeps of a parameter, at zero; `step` counts updates."""
-    step = torch.zeros((), dtype=torch.float32, device=master.device)
-    return {"step": step, "exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master)}
+from ap2o_fast.training.optimizer.parameter import Parameter
 
 
 def plain_step(
