@@ -60,9 +60,9 @@ def test_one_of_two_processes_takes_what_was_predicted(
     there = sum(plan.parts.values())
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert there == pytest.approx(first[0], rel=2e-3)
-    # With gloo one process is ahead of the other, by another time each run, and has gathered more than it needs: of four
-    # runs the one that was behind took 70 to 81 MB where 70 are planned and 92 to 98 where 110 are, the other up to 91
-    # and 107.
+    # With gloo one process is ahead of the other, by another time each run, and has gathered more than it needs: of
+    # four runs the one that was behind took 70 to 81 MB where 70 are planned and 92 to 98 where 110 are, the other up
+    # to 91 and 107.
     assert plan.peak - there == pytest.approx(min(first[1], second[1]), rel=0.3)
     assert there < 0.55 * sum(Planner(config, dtype, on_gpu=False).plan(train).parts.values())
 
