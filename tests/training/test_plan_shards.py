@@ -34,10 +34,18 @@ def plan_of(planner: Planner, train: TrainSettings, count: int = 1) -> Plan:
     return planner.plan(train, batch=batch, passes=len(batches) // count)
 
 
+def in_step(*_: object) -> None:
+    """Have no process ahead of another: with gloo one that is has gathered more than it needs, by chance."""
+    torch.distributed.barrier()
+
+
 def measure_shard(world: World, folder: str, kind: str, dtype: torch.dtype, train: TrainSettings) -> None:
     model = shard_model(tiny_model(kind, dtype, **SHARDED), world)
     reference = score(model, BOOK, np.arange(len(BOOK)), 1024, world=world)
     engine = Engine(model, train=train, loss=LossSettings(), total_steps=4, world=world)
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(in_step)
+        layer.register_full_backward_pre_hook(in_step)
     states = sum(state.nbytes for state in map(local, engine.optimizer.state_tensors().values()))
     there = states + sum(local(weight.detach()).nbytes for weight in model.parameters())
     torch.save((there, measured(engine, BOOK, reference)), f"{folder}/{world.rank}.pt")
@@ -60,10 +68,7 @@ def test_one_of_two_processes_takes_what_was_predicted(
     there = sum(plan.parts.values())
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert there == pytest.approx(first[0], rel=2e-3)
-    # With gloo one process is ahead of the other, by another time each run, and has gathered more than it needs: of
-    # four runs the one that was behind took 70 to 81 MB where 70 are planned and 92 to 98 where 110 are, the other up
-    # to 91 and 107.
-    assert plan.peak - there == pytest.approx(min(first[1], second[1]), rel=0.3)
+    assert plan.peak - there == pytest.approx(max(first[1], second[1]), rel=0.2)
     assert there < 0.55 * sum(Planner(config, dtype, on_gpu=False).plan(train).parts.values())
 
 
