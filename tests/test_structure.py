@@ -33,6 +33,7 @@ STAGES = (
 FREE = ("errors", "settings", "curriculum_checks", "config")
 BESIDE = {
     "__main__": "cli",
+    "with_parent": "cli",
     "allocator": None,
     "demo_model": None,
     "environment": None,

@@ -122,8 +122,8 @@ def _told(run: PlannedRun, do: Callable[[], str]) -> str:
 
 
 def command(folder: RunFolder) -> list[str]:
-    """What continues a run in a process of its own."""
-    return [sys.executable, "-m", "ap2o_fast", "resume", str(folder.path)]
+    """What continues a run in a process of its own, which does not outlive this one."""
+    return [sys.executable, "-m", "ap2o_fast.with_parent", str(os.getpid()), "resume", str(folder.path)]
 
 
 class _Processes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,7 +68,24 @@ def run_all(todo: list[PlannedRun], jobs: int = 2) -> dict[str, str]:
 
 def test_a_process_continues_a_run_by_the_ordinary_command(todo: list[PlannedRun]) -> None:
     folder = RunFolder(path=todo[0].path, config=todo[0].config)
-    assert runs.command(folder) == [sys.executable, "-m", "ap2o_fast", "resume", str(todo[0].path)]
+    here = [sys.executable, "-m", "ap2o_fast.with_parent", str(os.getpid())]
+    assert runs.command(folder) == [*here, "resume", str(todo[0].path)]
+
+
+def test_what_a_killed_process_had_started_saves_its_checkpoint_and_ends(tmp_path: Path) -> None:
+    child = "import os, sys\nfrom ap2o_fast.with_parent import end_with\nend_with(os.getppid())" + WAITS
+    start = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', *sys.argv[1:]], start_new_session=True)"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, "-c", start, child, str(tmp_path)], env=environment)
+    while not (tmp_path / "began").exists():
+        assert parent.poll() is None, "it never began"
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "checkpoint").exists():
+        assert time.monotonic() < deadline, "it outlives its parent"
+        time.sleep(0.01)
 
 
 def test_failures_are_named_and_the_others_go_on(todo: list[PlannedRun], programs: Callable[..., None]) -> None:
