@@ -86,6 +86,8 @@ NODE = {
         0,
     ),
     "flood": (JS + "while (true) console.log('x'.repeat(1000)) }", "OutputLimit", 0, "more than 64 KiB", 0),
+    # More than a pipe holds, in one piece.
+    "flood at once": (JS + "console.log('x'.repeat(2 ** 20)); return x * x }", "OutputLimit", 0, "more than 64 KiB", 0),
     "exit": (JS + "process.exit(0) }", "Exit", 0, "exit status 0", 0),
     "abort": (JS + "process.abort() }", "OtherError", 0, "killed by SIG", 0),
 }

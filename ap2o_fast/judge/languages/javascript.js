@@ -125,6 +125,8 @@
   }
 
   const task = receive();
+  // A full pipe must hold the answer up: node would queue what it prints in memory, where no limit of output sees it.
+  for (const stream of [process.stdout, process.stderr]) stream._handle?.setBlocking?.(true);
   Error.stackTraceLimit = 50;
   Object.assign(globalThis, { require, module: { exports: {} } });
   globalThis.exports = module.exports;
