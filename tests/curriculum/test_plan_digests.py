@@ -81,7 +81,13 @@ def asked_again(pools: list[Pool], seed: int) -> dict[int, ReplayPool]:
     """Some of its problems with some failures fresh, and one that the exam gave nothing for."""
     rng = np.random.default_rng(seed)
     chosen = {
-        pool.problem: ReplayPool(**vars(pool), fresh=rng.random(len(pool.failed)) < 0.4)
+        pool.problem: ReplayPool(
+            problem=pool.problem,
+            passed=pool.passed,
+            failed=pool.failed,
+            errors=pool.errors,
+            fresh=rng.random(len(pool.failed)) < 0.4,
+        )
         for pool in pools
         if rng.random() < 0.7
     }
