@@ -2,8 +2,7 @@
 
 from ap2o_fast.curriculum.fresh import Known, first_alike, look_back, replay_pools, weakest
 from ap2o_fast.curriculum.plan import FILLED, FRESH, REPLAY, WINDOW, PairPlan
-from ap2o_fast.curriculum.pools import Pool, make_pools
-from ap2o_fast.curriculum.replay import ReplayPool
+from ap2o_fast.curriculum.pools import Pool, ReplayPool, make_pools
 from ap2o_fast.curriculum.systems import plan_epoch, window_pairs
 
 __all__ = [

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from ap2o_fast.config import CurriculumSettings
+from ap2o_fast.curriculum.chance import permutation, spread
 from ap2o_fast.curriculum.order import Positions
 from ap2o_fast.curriculum.plan import FILLED, FRESH, REPLAY, WINDOW
-from ap2o_fast.curriculum.pools import Pool
-from ap2o_fast.curriculum.replay import DRAWS, ReplayPool
+from ap2o_fast.curriculum.pools import Pool, ReplayPool
+from ap2o_fast.curriculum.replay import DRAWS
 from ap2o_fast.curriculum_checks import WITHOUT_REPLAY
 from ap2o_fast.judge.verdict import ErrorType
 
@@ -19,7 +20,6 @@ Pair = tuple[int, int, int, int, int]
 """Columns of a `PairPlan`: chosen, rejected, problem, error, source."""
 Quiz = Mapping[int, int]
 """Count of every error type, by code, in the latest quiz."""
-NONE: Positions = np.empty(0, dtype=np.int64)
 
 
 def has_windows(settings: CurriculumSettings) -> bool:
@@ -51,14 +51,14 @@ def of_problem(
     matched = settings.budget == "matched"
     total = 2 * number if matched else number
     if settings.system == "sft":
-        rows = pool.passed[spread(held, total, rng)].tolist()
+        rows = [int(pool.passed[position]) for position in spread(held, total, rng)]
         return [[(row, row, pool.problem, int(ErrorType.Passed), WINDOW)] for row in rows]
     if settings.window == "off":
-        picked = NONE
+        picked = []
     else:
         replays = settings.replay != "off" and settings.system not in WITHOUT_REPLAY
         picked = spread(held, number if replays else total, rng)
-    drawn, missing = NONE, 0
+    drawn, missing = [], 0
     if again is not None:
         drawn = _drawn(again, settings, total - len(picked) if matched else number, quiz_errors, rng)
     if settings.draw == "upstream":
@@ -66,13 +66,15 @@ def of_problem(
         missing = 1 - len(picked) - len(drawn)
     elif is_fixed(settings):
         missing = total - len(picked) - len(drawn)
-    filled = spread(picked if len(picked) else np.arange(len(pool.failed)), missing, rng)
-    own = _pairs(pool, np.concatenate([picked, filled]), [WINDOW] * len(picked) + [FILLED] * len(filled), rng)
+    filled = spread(picked or range(len(pool.failed)), missing, rng)
+    own = _pairs(pool, picked + filled, [WINDOW] * len(picked) + [FILLED] * len(filled), rng)
     first, beside = own[: len(picked)], own[len(picked) :]
     if again is not None:
         beside = _replayed(again, drawn, rng) + beside
     if not first:
         return [[pair] for pair in beside]
+    if len(first) == 1:
+        return [first + beside]
     bounds = np.linspace(0, len(beside), len(first) + 1).astype(int).tolist()
     return [[pair, *beside[bounds[turn] : bounds[turn + 1]]] for turn, pair in enumerate(first)]
 
@@ -88,48 +90,37 @@ def of_replay(
     return _replayed(again, _drawn(again, settings, width, quiz_errors, rng), rng)
 
 
-def spread(items: npt.NDArray[np.int64], number: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """(number,) of the items, in their order: each as often as any other or once more, by chance."""
-    if number == 0:
-        return items[:0]
-    whole, rest = divmod(number, len(items))
-    times = np.full(len(items), whole)
-    times[rng.choice(len(items), size=rest, replace=False)] += 1
-    return np.repeat(items, times)
-
-
 def _drawn(
     again: ReplayPool,
     settings: CurriculumSettings,
     amount: int,
     quiz_errors: Quiz,
     rng: np.random.Generator,
-) -> Positions:
+) -> list[int]:
     """Positions in what is replayed, in random order."""
-    return rng.permutation(DRAWS[settings.replay](again, quiz_errors, amount, rng)) if amount else NONE
+    return permutation(DRAWS[settings.replay](again, quiz_errors, amount, rng), rng) if amount else []
 
 
-def _one_of(picked: Positions, drawn: Positions, rng: np.random.Generator) -> tuple[Positions, Positions]:
+def _one_of(picked: list[int], drawn: list[int], rng: np.random.Generator) -> tuple[list[int], list[int]]:
     """One of both, the other list empty; nothing of nothing."""
     pooled = len(picked) + len(drawn)
     if not pooled:
-        return NONE, NONE
+        return [], []
     place = int(rng.integers(pooled))
-    return picked[place : place + 1], drawn[place - len(picked) :][:1] if place >= len(picked) else NONE
+    return picked[place : place + 1], drawn[place - len(picked) :][:1] if place >= len(picked) else []
 
 
-def _replayed(again: ReplayPool, positions: Positions, rng: np.random.Generator) -> list[Pair]:
-    return _pairs(again, positions, np.where(again.fresh[positions], FRESH, REPLAY).tolist(), rng)
+def _replayed(again: ReplayPool, positions: list[int], rng: np.random.Generator) -> list[Pair]:
+    return _pairs(again, positions, [FRESH if again.fresh[position] else REPLAY for position in positions], rng)
 
 
-def _pairs(pool: Pool, positions: Positions, sources: list[int], rng: np.random.Generator) -> list[Pair]:
+def _pairs(pool: Pool, positions: list[int], sources: list[int], rng: np.random.Generator) -> list[Pair]:
     """The failures at these positions, each beside a random passed answer, one that is there twice beside two."""
-    chosen = np.empty(len(positions), dtype=np.int64)
-    for position in np.unique(positions).tolist():
-        places = np.flatnonzero(positions == position)
-        chosen[places] = rng.permutation(spread(pool.passed, len(places), rng))
-    rejected, errors = pool.failed[positions].tolist(), pool.errors[positions].tolist()
+    counts = Counter(positions)
+    chosen = {
+        position: iter(permutation(spread(pool.passed, counts[position], rng), rng)) for position in sorted(counts)
+    }
     return [
-        (row, other, pool.problem, error, source)
-        for row, other, error, source in zip(chosen.tolist(), rejected, errors, sources, strict=True)
+        (next(chosen[position]), int(pool.failed[position]), pool.problem, int(pool.errors[position]), source)
+        for position, source in zip(positions, sources, strict=True)
     ]

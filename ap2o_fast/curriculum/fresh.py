@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ap2o_fast.book import ErrorBook
-from ap2o_fast.curriculum.pools import Pool
-from ap2o_fast.curriculum.replay import ReplayPool, shares
+from ap2o_fast.curriculum.pools import Pool, ReplayPool
+from ap2o_fast.curriculum.replay import shares
 from ap2o_fast.judge.verdict import ErrorType
 
 Rows = npt.NDArray[np.int64]
@@ -104,7 +104,7 @@ def replay_pools(book: ErrorBook, pools: Sequence[Pool], source: str, *, round: 
         pools: the exam's.
         source: the setting `replay.source`.
     """
-    of_exam = {pool.problem: ReplayPool.of_exam(pool) for pool in pools}
+    of_exam = {pool.problem: pool.replayed for pool in pools}
     known = look_back(book, round)
     again = np.flatnonzero(known.latest > 0)
     if source == "book" or not len(again):
@@ -136,10 +136,13 @@ def replay_pools(book: ErrorBook, pools: Sequence[Pool], source: str, *, round: 
 
 def first_alike(book: ErrorBook) -> Rows:
     """(N,) for every row the first one that holds the same tokens to the same problem: the row itself, if it is new."""
-    keys = np.empty(len(book), dtype=[("problem", "<i4"), ("digest", "<u8")])
-    keys["problem"], keys["digest"] = book.column("problem"), book.column("digest")
-    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
-    return first[which]
+    problem, digest = book.column("problem"), book.column("digest")
+    order = np.lexsort((digest, problem))  # stable: the first of those alike stays the first
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(problem[order]) != 0) | (np.diff(digest[order]) != 0)
+    first = np.empty(len(order), np.int64)
+    first[order] = order[new][np.cumsum(new) - 1]
+    return first
 
 
 def _failing(known: Known, free: set[int], kind: int) -> Rows:

@@ -17,8 +17,12 @@ def by_frequency(pool: Pool, *, high_first: bool) -> Positions:
     A type's failures stay together (upstream interleaves types of equal frequency); types of equal frequency go by
     code, failures of one type in the order of the exam.
     """
-    frequency = np.bincount(pool.errors)[pool.errors]
-    return np.lexsort((pool.failed, pool.errors, -frequency if high_first else frequency))
+    if high_first not in pool.orders:
+        frequency = np.bincount(pool.errors)[pool.errors]
+        order = np.lexsort((pool.failed, pool.errors, -frequency if high_first else frequency))
+        order.setflags(write=False)
+        pool.orders[high_first] = order
+    return pool.orders[high_first]
 
 
 def at_random(pool: Pool, seed: int) -> Positions:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +31,49 @@ class Pool:
     failed: npt.NDArray[np.int64]
     errors: npt.NDArray[np.uint8]
 
+    @cached_property
+    def replayed(self) -> ReplayPool:
+        """All that the exam gave, to be replayed (`replay.source = book`)."""
+        fresh = np.zeros(len(self.failed), bool)
+        return ReplayPool(problem=self.problem, passed=self.passed, failed=self.failed, errors=self.errors, fresh=fresh)
+
+    @cached_property
+    def orders(self) -> dict[bool, npt.NDArray[np.int64]]:
+        """What `order.by_frequency` has found: it is asked again in every epoch."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayPool(Pool):
+    """What is replayed of a problem.
+
+    Attributes:
+        fresh: (N_f,) bool, which of the failures the model gave in the problem's latest round of fresh answers.
+    """
+
+    fresh: npt.NDArray[np.bool_]
+
+    def of_kind(self, kind: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
+        """Positions of the failures of a type, ascending: the fresh ones and the others; None where there is none."""
+        kinds, bounds, positions = self._by_kind
+        place = kinds.find(kind)
+        if place < 0:
+            return None
+        start, middle, end = bounds[2 * place : 2 * place + 3]
+        return positions[start:middle], positions[middle:end]
+
+    @cached_property
+    def _by_kind(self) -> tuple[bytes, array[int], npt.NDArray[np.int64]]:
+        """The K types, the 2 K + 1 bounds of their fresh failures and of their others, and the positions themselves."""
+        groups = 2 * self.errors.astype(np.uint16) + ~self.fresh
+        counts = [*np.bincount(groups).tolist(), 0]
+        kinds, bounds = bytearray(), array("q", [0])
+        for kind, (fresh, others) in enumerate(zip(counts[::2], counts[1::2], strict=False)):
+            if fresh or others:
+                kinds.append(kind)
+                bounds.extend((bounds[-1] + fresh, bounds[-1] + fresh + others))
+        return bytes(kinds), bounds, np.argsort(groups, kind="stable")
+
 
 def make_pools(book: ErrorBook, settings: CurriculumSettings, *, round: int = 0) -> tuple[list[Pool], dict[str, str]]:
     """Sort a round's answers into pools, one a usable problem, in the book's problem order.
@@ -36,32 +82,62 @@ def make_pools(book: ErrorBook, settings: CurriculumSettings, *, round: int = 0)
     pool: whether they pass is chance.
     Returns: the pools, and for every dropped problem the reason by task id.
     """
-    error, problem, digest = book.column("error"), book.column("problem"), book.column("digest")
     rows = np.flatnonzero(book.column("round") == round)
+    rows = rows[np.argsort(book.column("problem")[rows], kind="stable")]
+    problem, error, digest = (book.column(name)[rows] for name in ("problem", "error", "digest"))
+    passes = error == ErrorType.Passed
+    fails = (error > ErrorType.Passed) & (error < ErrorType.Unjudgeable)
+    alike = _alike(problem, digest)
+    chance = _any(alike, passes) & _any(alike, fails) | _any(alike, error == ErrorType.Flaky)
+    first_passed, first_failed = (_first(alike, kind) & ~chance[alike] for kind in (passes, fails))
+    bounds = np.searchsorted(problem, np.arange(len(book.task_ids) + 1)).tolist()
+    judged, passed, failed = (_before(marks) for marks in (error < ErrorType.Unjudgeable, first_passed, first_failed))
+    passed_rows, failed_rows, errors = rows[first_passed], rows[first_failed], error[first_failed]
     pools, dropped = [], {}
-    order = rows[np.argsort(problem[rows], kind="stable")]
-    bounds = np.searchsorted(problem[order], np.arange(len(book.task_ids) + 1))
-    for index, task_id in enumerate(book.task_ids):
-        mine = order[bounds[index] : bounds[index + 1]]
-        if not len(mine):
+    for index, (start, end) in enumerate(pairwise(bounds)):
+        if start == end:
             continue
-        kinds = error[mine]
-        passed = _distinct(mine[kinds == ErrorType.Passed], digest)
-        failed = _distinct(mine[(kinds > ErrorType.Passed) & (kinds < ErrorType.Unjudgeable)], digest)
-        both = np.intersect1d(digest[passed], digest[failed])
-        flaky = np.union1d(both, digest[mine[kinds == ErrorType.Flaky]])
-        passed, failed = passed[~np.isin(digest[passed], flaky)], failed[~np.isin(digest[failed], flaky)]
-        if (kinds >= ErrorType.Unjudgeable).all():
-            dropped[task_id] = f"none of {len(mine)} answers could be judged: {book.message(int(mine[0]))}"
-        elif len(passed) < settings.min_passed:
-            dropped[task_id] = f"{len(passed)} distinct passed of {len(mine)} answers, {settings.min_passed} needed"
-        elif len(failed) < settings.min_failed:
-            dropped[task_id] = f"{len(failed)} distinct failed of {len(mine)} answers, {settings.min_failed} needed"
+        mine, other = slice(passed[start], passed[end]), slice(failed[start], failed[end])
+        good, bad = mine.stop - mine.start, other.stop - other.start
+        answers = f"of {end - start} answers"
+        if judged[start] == judged[end]:
+            why = f"none {answers} could be judged: {book.message(int(rows[start]))}"
+        elif good < settings.min_passed:
+            why = f"{good} distinct passed {answers}, {settings.min_passed} needed"
+        elif bad < settings.min_failed:
+            why = f"{bad} distinct failed {answers}, {settings.min_failed} needed"
         else:
-            pools.append(Pool(problem=index, passed=passed, failed=failed, errors=error[failed]))
+            pools.append(Pool(problem=index, passed=passed_rows[mine], failed=failed_rows[other], errors=errors[other]))
+            continue
+        dropped[book.task_ids[index]] = why
     return pools, dropped
 
 
-def _distinct(rows: npt.NDArray[np.int64], digest: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    _, first = np.unique(digest[rows], return_index=True)
-    return np.asarray(rows[np.sort(first)], dtype=np.int64)
+def _alike(problem: npt.NDArray[np.int32], digest: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """(N,) a number for every row, the same for those with the same tokens to the same problem."""
+    order = np.lexsort((digest, problem))
+    new = np.zeros(len(order), bool)
+    new[1:] = (np.diff(problem[order]) != 0) | (np.diff(digest[order]) != 0)
+    number = np.empty(len(order), np.int64)
+    number[order] = np.cumsum(new)
+    return number
+
+
+def _any(alike: npt.NDArray[np.int64], marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """(G,) whether a group of alike rows has one that is marked."""
+    found = np.zeros(int(alike.max(initial=-1)) + 1, bool)
+    found[alike[marks]] = True
+    return found
+
+
+def _first(alike: npt.NDArray[np.int64], marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """(N,) True at the first marked row of every group."""
+    marked = np.flatnonzero(marks)
+    first = np.zeros(len(alike), bool)
+    first[marked[np.unique(alike[marked], return_index=True)[1]]] = True
+    return first
+
+
+def _before(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """(N + 1,) how many marks there are before each place."""
+    return np.concatenate([[0], np.cumsum(marks)])

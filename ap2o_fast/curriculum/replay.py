@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from ap2o_fast.curriculum import upstream
-from ap2o_fast.curriculum.pools import Pool
+from ap2o_fast.curriculum.chance import choice
+from ap2o_fast.curriculum.pools import ReplayPool
 
-
-@dataclass(frozen=True, kw_only=True)
-class ReplayPool(Pool):
-    """What is replayed of a problem.
-
-    Attributes:
-        fresh: (N_f,) bool, which of the failures the model gave in the problem's latest round of fresh answers.
-    """
-
-    fresh: npt.NDArray[np.bool_]
-
-    @classmethod
-    def of_exam(cls, pool: Pool) -> ReplayPool:
-        """All that the exam gave (`replay.source = book`)."""
-        fresh = np.zeros(len(pool.failed), bool)
-        return cls(problem=pool.problem, passed=pool.passed, failed=pool.failed, errors=pool.errors, fresh=fresh)
+Positions = npt.NDArray[np.int64]
 
 
 def shares(counts: Mapping[int, int], total: int) -> dict[int, int]:
@@ -45,40 +31,45 @@ def shares(counts: Mapping[int, int], total: int) -> dict[int, int]:
     return split
 
 
-def draw_replay(
-    pool: ReplayPool, quiz_errors: Mapping[int, int], amount: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
+@lru_cache(1024)
+def _split(counts: tuple[tuple[int, int], ...], total: int) -> tuple[tuple[int, int], ...]:
+    """`shares` of an epoch's quiz, the same for many problems: (type, share), none of them 0, by type."""
+    return tuple(sorted((kind, share) for kind, share in shares(dict(counts), total).items() if share))
+
+
+def draw_replay(pool: ReplayPool, quiz_errors: Mapping[int, int], amount: int, rng: np.random.Generator) -> list[int]:
     """(amount,) positions of failures to replay, in the ratio of the quiz's errors; empty where no type is shared.
 
     Only types that occur both in the quiz and in this problem take part. Of a type the fresh failures come first, then
     the others; one with fewer failures than its share is drawn with repetition.
     """
-    present = {int(kind): quiz_errors[int(kind)] for kind in np.unique(pool.errors) if quiz_errors.get(int(kind), 0)}
-    drawn = [np.empty(0, dtype=np.int64)]
-    for kind, share in sorted(shares(present, amount).items()):
-        fresh, others = (np.flatnonzero((pool.errors == kind) & (pool.fresh == flag)) for flag in (True, False))
-        if len(fresh) > share:
-            fresh = rng.choice(fresh, size=share, replace=False)
-        rest = share - len(fresh)
-        others = others if len(others) else fresh
-        drawn += [fresh, rng.choice(others, size=rest, replace=rest > len(others))]
-    return np.concatenate(drawn)
+    present: dict[int, tuple[Positions, Positions]] = {}
+    for kind, count in quiz_errors.items():
+        if count and (of_kind := pool.of_kind(kind)) is not None:
+            present[kind] = of_kind
+    drawn: list[int] = []
+    for kind, share in _split(tuple((kind, quiz_errors[kind]) for kind in present), amount):
+        fresh, others = present[kind]
+        new = choice(fresh, share, rng, replace=False) if len(fresh) > share else fresh.tolist()
+        rest = share - len(new)
+        again = others if len(others) else fresh
+        drawn += new + choice(again, rest, rng, replace=rest > len(again))
+    return drawn
 
 
-def draw_upstream(
-    pool: ReplayPool, quiz_errors: Mapping[int, int], width: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
+def draw_upstream(pool: ReplayPool, quiz_errors: Mapping[int, int], width: int, rng: np.random.Generator) -> list[int]:
     """Positions of failures to replay beside a window of `width`, as many of each type as the authors' code draws.
 
     They are drawn with repetition, and may be many more than the window has.
     """
     counts = upstream.replay_counts(quiz_errors, width, set(pool.errors.tolist()))
-    drawn = [np.empty(0, dtype=np.int64)]
-    drawn += [rng.choice(np.flatnonzero(pool.errors == kind), size=size) for kind, size in sorted(counts.items())]
-    return np.concatenate(drawn)
+    drawn: list[int] = []
+    for kind, size in sorted(counts.items()):
+        drawn += choice(np.flatnonzero(pool.errors == kind), size, rng, replace=True)
+    return drawn
 
 
-DRAWS: Mapping[str, Callable[[ReplayPool, Mapping[int, int], int, np.random.Generator], npt.NDArray[np.int64]]] = {
+DRAWS: Mapping[str, Callable[[ReplayPool, Mapping[int, int], int, np.random.Generator], list[int]]] = {
     "paper": draw_replay,
     "upstream": draw_upstream,
 }

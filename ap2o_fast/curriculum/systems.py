@@ -35,11 +35,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ap2o_fast.config import CurriculumSettings
+from ap2o_fast.curriculum.chance import stream
 from ap2o_fast.curriculum.draws import Pair, has_windows, is_fixed, of_problem, of_replay
 from ap2o_fast.curriculum.order import Positions
 from ap2o_fast.curriculum.plan import PairPlan
-from ap2o_fast.curriculum.pools import Pool
-from ap2o_fast.curriculum.replay import ReplayPool, shares
+from ap2o_fast.curriculum.pools import Pool, ReplayPool
+from ap2o_fast.curriculum.replay import shares
 from ap2o_fast.curriculum.static import static_plan, static_share
 from ap2o_fast.curriculum.windows import high_first, paper_width, windows
 from ap2o_fast.curriculum_checks import STATIC, WITHOUT_REPLAY
@@ -81,7 +82,7 @@ def plan_epoch(
     elif settings.replay == "off" or settings.system in WITHOUT_REPLAY:
         replay = {}
     elif replay is None:
-        replay = {pool.problem: ReplayPool.of_exam(pool) for pool in pools}
+        replay = {pool.problem: pool.replayed for pool in pools}
     strangers = [] if is_fixed(settings) else sorted(replay.keys() - {pool.problem for pool in pools})
     rng = np.random.default_rng([seed, 1, epoch])
     turns = rng.random(len(pools) + len(strangers))
@@ -89,11 +90,11 @@ def plan_epoch(
     paced = pace or epochs
     groups: list[tuple[float, list[Pair]]] = []
     for pool, (held, number), turn in zip(pools, numbers, turns, strict=False):
-        own = np.random.default_rng([seed, 2, epoch, pool.problem])
+        own = stream(seed, 2, epoch, pool.problem)
         found = of_problem(pool, replay.get(pool.problem), settings, held, number, quiz_errors, own)
         groups += [(turn, group) for group in found]
     for problem, turn in zip(strangers, turns[len(pools) :], strict=True):
-        own = np.random.default_rng([seed, 2, epoch, problem])
+        own = stream(seed, 2, epoch, problem)
         width = paper_width(len(replay[problem].failed), paced, settings)
         groups += [(turn, [pair]) for pair in of_replay(replay[problem], settings, width, quiz_errors, own)]
     if settings.scope == "global":

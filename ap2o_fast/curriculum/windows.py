@@ -66,10 +66,12 @@ def _of_problem(
     else:
         order, reverse = by_frequency(pool, high_first=high_first(settings)), False
     if settings.window == "upstream":
-        return order[upstream.window(failures, epoch + progress, epochs, reverse=reverse)]
+        covered = upstream.window(failures, epoch + progress, epochs, reverse=reverse)
+        return order[covered.start : covered.stop]
     if settings.window == "by_type":
         return whole_types(order, pool.errors, epoch, epochs)
-    return order[window(failures, epoch, epochs)]
+    covered = window(failures, epoch, epochs)
+    return order[covered.start : covered.stop]
 
 
 def _global(pools: Sequence[Pool], settings: CurriculumSettings, epoch: int, epochs: int, seed: int) -> list[Positions]:

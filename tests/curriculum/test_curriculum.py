@@ -10,7 +10,7 @@ import pytest
 
 from ap2o_fast.book import ErrorBook, Row
 from ap2o_fast.config import CurriculumSettings
-from ap2o_fast.curriculum import REPLAY, WINDOW, Pool, ReplayPool, make_pools, plan_epoch, window_pairs
+from ap2o_fast.curriculum import REPLAY, WINDOW, Pool, make_pools, plan_epoch, window_pairs
 from ap2o_fast.curriculum.order import by_frequency, window
 from ap2o_fast.curriculum.replay import draw_replay, shares
 from ap2o_fast.judge.verdict import ErrorType as E
@@ -64,11 +64,11 @@ def test_shares_split_by_largest_remainder() -> None:
 
 
 def test_replay_draws_only_types_that_the_quiz_shows_in_its_ratio() -> None:
-    mixed = ReplayPool.of_exam(pool(MIXED))
+    mixed = pool(MIXED).replayed
     quiz = {int(E.NameError): 3, int(E.TypeError): 1, int(E.OSError): 9}
     drawn = draw_replay(mixed, quiz, 4, np.random.default_rng(0))
     assert Counter(mixed.errors[drawn].tolist()) == {E.NameError: 3, E.TypeError: 1}
-    assert len(set(drawn.tolist())) == 4, "enough failures of each type: none twice"
+    assert len(set(drawn)) == 4, "enough failures of each type: none twice"
     assert len(draw_replay(mixed, {int(E.OSError): 9}, 4, np.random.default_rng(0))) == 0
 
 

@@ -174,7 +174,7 @@ def test_as_many_are_drawn_as_asked_for_and_fresh_ones_first(failures: list[tupl
     pool = ReplayPool(
         problem=0, passed=np.arange(1), failed=np.arange(len(kinds)), errors=kinds.astype(np.uint8), fresh=fresh
     )
-    drawn = draw_replay(pool, {int(E.NameError): 2, int(E.KeyError): 1}, amount, np.random.default_rng(0))
+    drawn = np.array(draw_replay(pool, {int(E.NameError): 2, int(E.KeyError): 1}, amount, np.random.default_rng(0)))
     assert len(drawn) == amount
     for kind in set(kinds.tolist()):
         mine, offered_fresh = drawn[kinds[drawn] == kind].tolist(), np.flatnonzero((kinds == kind) & fresh).tolist()
