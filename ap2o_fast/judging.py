@@ -88,6 +88,7 @@ def read_answers(path: Path, problems: list[Problem]) -> list[Job]:
             raise DataError(
                 f"{place}: an answer has a text `solution`, or a `completion` of the prompt",
                 why=f"it has {sorted(row)}",
+                do="give one of the two",
             )
         problem = by_id[task_id]
         if problem.prose and given == ["completion"]:
