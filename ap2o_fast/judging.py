@@ -62,7 +62,7 @@ def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSe
                 judged.twice += verdict.error is not ErrorType.SandboxFailure and is_drawn(
                     settings.recheck, task_id, index
                 )
-                bar.advance(passed=judged.types["Passed"])
+                bar.advance(types={verdict.error.name: 1})
         os.replace(partial, verdicts)
     finally:
         partial.unlink(missing_ok=True)

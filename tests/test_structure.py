@@ -62,6 +62,10 @@ BESIDE = {
     "book_cli": "reporting",
     "serving": "training",
     "setting_commands": "pipeline",
+    "kept": "reporting",
+    "options": None,
+    "output": "reporting",
+    "failures": "reporting",
 }
 
 
