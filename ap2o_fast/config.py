@@ -111,7 +111,10 @@ def load(
         layers = (OmegaConf.create(dict(defaults or {})), OmegaConf.create(tree), dotted)
         merged = OmegaConf.to_container(OmegaConf.merge(*layers))
     except OmegaConfBaseException as error:
-        raise UsageError(f"overrides cannot be merged: {error}") from error
+        raise UsageError(
+            f"overrides cannot be merged: {error}",
+            do="give each as group.name=value; `ap2o config --explain all` names all",
+        ) from error
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
@@ -255,7 +258,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:
-        raise UsageError(f"{path} is not valid {path.suffix.lstrip('.').upper()}: {error}") from error
+        raise UsageError(
+            f"{path} is not valid {path.suffix.lstrip('.').upper()}: {error}",
+            do="mend that line; `ap2o init` writes a whole file",
+        ) from error
 
 
 def _leaves(model: type[Settings], prefix: str) -> list[tuple[str, Any]]:

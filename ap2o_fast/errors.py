@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ap2o_fast.exits import Exit
+
 
 class Ap2oError(Exception):
     """Base of every error that is the user's to fix. The command line prints it without a traceback.
@@ -15,7 +17,7 @@ class Ap2oError(Exception):
         told: whether another process of the run prints it; None where they have not met.
     """
 
-    exit_code = 1
+    exit_code: Exit = Exit.FAILED
     told: bool | None = None
 
     def __init__(self, what: str, *, why: str = "", do: str = "") -> None:
@@ -26,28 +28,28 @@ class Ap2oError(Exception):
 class UsageError(Ap2oError, ValueError):
     """A command, a setting or a combination of settings that cannot be honoured."""
 
-    exit_code = 2
+    exit_code = Exit.USAGE
 
 
 class DataError(Ap2oError, ValueError):
     """Problems, answers or a run folder that cannot be used as they are."""
 
-    exit_code = 3
+    exit_code = Exit.DATA
 
 
 class MachineError(Ap2oError, RuntimeError):
     """Something the machine lacks: a package, a model, memory, disk space."""
 
-    exit_code = 4
+    exit_code = Exit.MACHINE
 
 
 class SandboxRefused(Ap2oError, RuntimeError):
     """The isolation that the settings demand is not to be had here; nothing was run."""
 
-    exit_code = 5
+    exit_code = Exit.SANDBOX
 
 
 class NumericalError(Ap2oError, ArithmeticError):
     """A loss or gradient that is not finite, or an invariant of the numbers that does not hold."""
 
-    exit_code = 6
+    exit_code = Exit.NUMERICAL

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ap2o_fast.config import Config
 from ap2o_fast.errors import DataError
@@ -54,12 +55,11 @@ def evaluate_answers(config: Config, answers: Path, *, quiet: bool) -> Given:
         jobs = [job for job in jobs if job.problem.task_id not in excluded]
         if not jobs:
             raise DataError(f"{answers} has no answer to a problem of the test", do="check problems.test")
-        verdicts, passed = [], 0
+        verdicts = []
         with progress("evaluate", len(jobs), "answers", quiet=quiet) as bar:
             for job, verdict in judge.judge_all(jobs):
                 verdicts.append((job.problem.task_id, verdict))
-                passed += verdict.passed
-                bar.advance(passed=passed)
+                bar.advance(types={verdict.error.name: 1})
     counts = Counter(task_id for task_id, _ in verdicts)
     k = [k for k in config.evaluate.k if k <= max(counts.values())] or [1]
     kept = [problem for problem in tests if problem.task_id in counts]
@@ -72,8 +72,13 @@ def evaluate_answers(config: Config, answers: Path, *, quiet: bool) -> Given:
     )
 
 
-def write_result(given: Given, path: Path) -> None:
-    """Write it as JSON: ``answers`` as ``before`` and ``after`` of evaluation.json, ``shared``, ``excluded`` and
-    ``unanswered``. Errors: `OSError`."""
+def as_dict(given: Given) -> dict[str, Any]:
+    """As plain JSON values: ``answers`` as ``before`` and ``after`` of evaluation.json, ``shared``, ``excluded`` and
+    ``unanswered``."""
     found = {"answers": to_dict(given.evaluation), "shared": given.shared, "excluded": given.excluded}
-    path.write_text(json.dumps(found | {"unanswered": given.unanswered}, indent=2) + "\n", encoding="utf-8")
+    return found | {"unanswered": given.unanswered}
+
+
+def write_result(given: Given, path: Path) -> None:
+    """Write `as_dict` as JSON. Errors: `OSError`."""
+    path.write_text(json.dumps(as_dict(given), indent=2) + "\n", encoding="utf-8")

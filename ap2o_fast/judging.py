@@ -62,7 +62,7 @@ def judge_files(problems: Path, answers: Path, verdicts: Path, settings: JudgeSe
                 judged.twice += verdict.error is not ErrorType.SandboxFailure and is_drawn(
                     settings.recheck, task_id, index
                 )
-                bar.advance(passed=judged.types["Passed"])
+                bar.advance(types={verdict.error.name: 1})
         os.replace(partial, verdicts)
     finally:
         partial.unlink(missing_ok=True)
@@ -88,6 +88,7 @@ def read_answers(path: Path, problems: list[Problem]) -> list[Job]:
             raise DataError(
                 f"{place}: an answer has a text `solution`, or a `completion` of the prompt",
                 why=f"it has {sorted(row)}",
+                do="give one of the two",
             )
         problem = by_id[task_id]
         if problem.prose and given == ["completion"]:

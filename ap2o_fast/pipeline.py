@@ -28,9 +28,11 @@ from ap2o_fast.processes import create_folder
 from ap2o_fast.replaying import replayed
 from ap2o_fast.reporting.modelcard import write_model_card
 from ap2o_fast.reporting.report import write_report
+from ap2o_fast.reporting.terminal import note
 from ap2o_fast.sampling.vllm_engine import VllmEngine
 from ap2o_fast.sampling.vllm_server import VllmServer
 from ap2o_fast.training import save_model
+from ap2o_fast.training.parallel.distributed import any_rank
 from ap2o_fast.workbench import Workbench
 
 TRIAL, DIRECTION = "trial", "direction.json"
@@ -197,7 +199,7 @@ class Pipeline(Workbench):
             return 0
         engine, at = self.start_engine(steps)
         self.folder.truncate("metrics.jsonl", "step", engine.step)
-        with Interrupt() as interrupt, self.folder.sink("metrics.jsonl") as sink:
+        with Interrupt(note) as interrupt, self.folder.sink("metrics.jsonl") as sink:
             for epoch in range(at["epoch"], epochs):
                 quiz_errors = self._quiz(epoch)
                 if patience and epoch - int(self.best_epoch() or 0) >= patience:
@@ -213,6 +215,8 @@ class Pipeline(Workbench):
                 self.checkpoint(engine, sink, epoch + 1, 0)
             else:
                 self._quiz(epochs)
+            if any_rank(interrupt.asked, self.world):
+                raise KeyboardInterrupt
         return engine.step
 
     def _quiz(self, epoch: int) -> dict[int, int]:

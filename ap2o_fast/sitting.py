@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from ap2o_fast.book import ErrorBook, Row
 from ap2o_fast.config import PromptSettings
 from ap2o_fast.errors import MachineError
-from ap2o_fast.judge import Job, Judge, Verdict
+from ap2o_fast.judge import ErrorType, Job, Judge, Verdict
 from ap2o_fast.problems import Problem
 from ap2o_fast.reporting.terminal import progress
 from ap2o_fast.sampling import Answer, Request, Sampler
@@ -58,12 +59,17 @@ def sit(
     prompt: PromptSettings,
     seed: int,
     quiet: bool,
+    asked: Callable[[], bool] = lambda: False,
 ) -> dict[str, int]:
     """Answer and judge what the round still lacks. Answers are judged while others are being sampled, and committed in
     the order of the sampler as their verdicts come.
 
+    Args:
+        asked: whether to end early: no further answer is sampled then.
+
     Returns: counts of the new ``answers`` and ``tokens``.
     Errors: those of sampler, judge and book; answers that came before the sampler's `MachineError` are in the book.
+        `KeyboardInterrupt` where an end was asked for, after what was sampled is judged and committed.
     """
     by_id = {problem.task_id: problem for problem in problems}
     requests: dict[tuple[str, ...], list[Request]] = {}
@@ -75,18 +81,18 @@ def sit(
         requests.setdefault(ends, []).append(Request(task_id=problem.task_id, prompt_ids=ids, seeds=seeds))
     done = book.done(sitting.round)  # whatever their seeds: a run may have begun with the exam of another
     counts = {"answers": 0, "tokens": 0}
-    passed = 0
     total = len(problems) * sitting.n
     if len(done) == total:
         return counts
     name = f"{sitting.stage} ({sitting.policy})"
+    before = book.frequencies(sitting.round).sum(axis=0)
+    types = {kind.name: int(before[kind]) for kind in ErrorType if before[kind]}
     with (
-        progress(name, total, "answers", done=len(done), quiet=quiet) as bar,
+        progress(name, total, "answers", done=len(done), types=types, quiet=quiet) as bar,
         judge.stream(backlog=BACKLOG) as stream,
     ):
 
         def keep(judged: Iterable[tuple[Job, Verdict]]) -> None:
-            nonlocal passed
             rows = [_row(job, verdict, sitting) for job, verdict in judged]
             if not rows:
                 return
@@ -94,8 +100,8 @@ def sit(
             book.commit()
             counts["answers"] += len(rows)
             counts["tokens"] += sum(len(row.token_ids) for row in rows)
-            passed += sum(row.verdict.passed for row in rows)
-            bar.advance(len(rows), passed=passed, tokens_per_s=round(counts["tokens"] / max(bar.seconds, 1e-9)))
+            found = Counter(row.verdict.error.name for row in rows)
+            bar.advance(len(rows), found, tokens_per_s=round(counts["tokens"] / max(bar.seconds, 1e-9)))
 
         groups = itertools.chain.from_iterable(
             sampler.sample(
@@ -115,6 +121,8 @@ def sit(
                     job = Job(key=answer, problem=by_id[answer.task_id], code=code_of(answer.text), seed=answer.seed)
                     stream.put(job)
                 keep(stream.ready())
+                if asked():
+                    break
         except MachineError as error:
             failed = error  # of the sampler: what it answered before is kept
         rest = stream.rest()
@@ -122,6 +130,8 @@ def sit(
             keep(bunch)
     if failed is not None:
         raise failed
+    if asked():
+        raise KeyboardInterrupt
     return counts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 from rich.console import Console
 
 from ap2o_fast import config as settings
+from ap2o_fast.options import Json
+from ap2o_fast.output import Output
 
 out = Console()
 err = Console(stderr=True)
@@ -25,26 +28,29 @@ def plan(
     quiz_counts: Annotated[Path | None, typer.Option(help='JSON such as {"IndexError": 5}: the latest quiz')] = None,
     seed: Annotated[int, typer.Option(min=0, help="chance")] = 0,
     draws: Annotated[int | None, typer.Option(min=1, help="plan so often; lines then say which `draw`")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write the pairs that an epoch would train on, without a model."""
     from ap2o_fast import planning
 
-    planned = planning.plan(
-        lines,
-        book=book,
-        merged=merged,
-        system=system,
-        variant=variant,
-        epoch=epoch,
-        epochs=epochs,
-        quiz_counts=quiz_counts,
-        seed=seed,
-        count=draws,
-    )
-    for task_id, reason in planned.left_out.items():
-        out.print(f"left out {task_id}: {reason}", markup=False, soft_wrap=True)
-    of_each = ", ".join(f"{count} {source}" for source, count in sorted(planned.pairs.items()))
-    out.print(f"{planned.problems} problems, {of_each}: {lines}", markup=False, soft_wrap=True)
+    with Output("plan", as_json=as_json) as output:
+        planned = planning.plan(
+            lines,
+            book=book,
+            merged=merged,
+            system=system,
+            variant=variant,
+            epoch=epoch,
+            epochs=epochs,
+            quiz_counts=quiz_counts,
+            seed=seed,
+            count=draws,
+        )
+        output.result({"lines": str(lines), **asdict(planned)})
+        for task_id, reason in planned.left_out.items():
+            output.out.print(f"left out {task_id}: {reason}", markup=False, soft_wrap=True)
+        of_each = ", ".join(f"{count} {source}" for source, count in sorted(planned.pairs.items()))
+        output.out.print(f"{planned.problems} problems, {of_each}: {lines}", markup=False, soft_wrap=True)
 
 
 def import_exam(

@@ -139,7 +139,10 @@ def _judged(rows: Rows) -> list[_Judged]:
             )
         _need(place, row, task_id=(str, int), answer_id=(int,), prompt=(str,), answer=(str,), error_type=(str,))
         if "output" in row and (row["output"] == "passed") != (row["error_type"] == ""):
-            raise DataError(f"{place}: output {row['output']!r} goes with no error_type {row['error_type']!r}")
+            raise DataError(
+                f"{place}: output {row['output']!r} goes with no error_type {row['error_type']!r}",
+                do="judge the answers anew with the authors' code",
+            )
         names = ("task_id", "answer_id", "prompt", "answer")
         lines.append(_Judged(error=row["error_type"], **{name: row[name] for name in names}))
     return lines
@@ -150,7 +153,7 @@ def _merged(rows: Rows) -> list[GivenProblem]:
     for place, row in rows:
         _need(place, row, id=(str, int), problem=(str,), answers=(list,))
         if row["id"] in exam:
-            raise DataError(f"{place}: the problem {row['id']!r} stands there twice")
+            raise DataError(f"{place}: the problem {row['id']!r} stands there twice", do="delete one of the two")
         answers = []
         for index, answer in enumerate(row["answers"]):
             where = f"{place}, answer {index}"
@@ -162,6 +165,7 @@ def _merged(rows: Rows) -> list[GivenProblem]:
                     f"{where}: error_frequency {answer['error_frequency']} goes with no error_type "
                     f"{answer['error_type']!r}",
                     why="passed answers have frequency 0 and an empty type, failed ones neither",
+                    do="write merged.json anew with the authors' code",
                 )
             answers.append(GivenAnswer(text=answer["text"], error=answer["error_type"]))
         exam[row["id"]] = GivenProblem(task_id=row["id"], prompt=row["problem"], answers=tuple(answers))
@@ -180,4 +184,5 @@ def _need(place: str, row: Mapping[str, Any], **kinds: tuple[type, ...]) -> None
             wanted = {str: "a text", int: "a number", list: "a list", float: "a number"}
             raise DataError(
                 f"{place}: {name!r} is {json.dumps(row[name])[:60]}, which is not {wanted[allowed[0]]}",
+                do=f"give {wanted[allowed[0]]} there",
             )

@@ -6,9 +6,8 @@ import os
 import signal
 import sys
 
+from ap2o_fast.exits import Exit
 from ap2o_fast.judge import kernel
-
-INTERRUPTED = 130
 
 
 def end_with(parent: int) -> None:
@@ -18,7 +17,7 @@ def end_with(parent: int) -> None:
     """
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGINT)
     if os.getppid() != parent:
-        raise SystemExit(INTERRUPTED)
+        raise SystemExit(Exit.INTERRUPTED)
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from ap2o_fast.problem_sets import Sets, load_sets
 from ap2o_fast.problems import Problem
 from ap2o_fast.processes import SharedFolder
 from ap2o_fast.reporting.metrics import MetricsSink
-from ap2o_fast.reporting.terminal import progress
+from ap2o_fast.reporting.terminal import note, progress
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling import Sampler
 from ap2o_fast.sampling.transformers import TransformersSampler
@@ -211,9 +211,12 @@ class Workbench:
                 prompt=config.prompt,
                 seed=config.seed,
                 quiet=self.quiet,
+                asked=lambda: interrupt is not None and interrupt.asked,
             )
 
-        with self.folder.timed(stage, counts), unused, ExitStack() as gathered:
+        # Several processes go on to the round's end: they would wait for each other's answers.
+        asked = Interrupt(note) if self.world.size == 1 else nullcontext()
+        with asked as interrupt, self.folder.timed(stage, counts), unused, ExitStack() as gathered:
             if self.world.size == 1:
                 counts |= answer(self.sampler())
             else:
@@ -381,8 +384,9 @@ class Workbench:
                     done += 1
                     counts["tokens"] += int(metrics["tokens"])
                     counts["pairs"] += int(metrics["pairs"])
-                    shown = {"loss": metrics["loss"], "margin": metrics.get("rewards/margins")}
-                    bar.advance(int(metrics["pairs"]), **{k: round(v, 4) for k, v in shown.items() if v is not None})
+                    margin = metrics.get("rewards/margins")
+                    shown = {"loss": metrics["loss"]} | ({} if margin is None else {"margin": margin})
+                    bar.advance(int(metrics["pairs"]), None, **{name: round(v, 4) for name, v in shown.items()})
                 asked = any_rank(interrupt.asked, self.world)
                 if asked or (every and done % every == 0):
                     self.checkpoint(engine, sink, epoch, done)

@@ -30,7 +30,7 @@ STAGES = (
     "cli",
 )
 # Modules at the top that belong to no stage, and the last stage that they may know.
-FREE = ("errors", "settings", "curriculum_checks", "config")
+FREE = ("exits", "errors", "settings", "curriculum_checks", "config")
 BESIDE = {
     "__main__": "cli",
     "with_parent": "cli",
@@ -62,6 +62,10 @@ BESIDE = {
     "book_cli": "reporting",
     "serving": "training",
     "setting_commands": "pipeline",
+    "kept": "reporting",
+    "options": None,
+    "output": "reporting",
+    "failures": "reporting",
 }
 
 

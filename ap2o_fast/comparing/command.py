@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +12,14 @@ from rich.console import Console
 from ap2o_fast import config as settings
 from ap2o_fast.allocator import prepare_allocator
 from ap2o_fast.errors import UsageError
+from ap2o_fast.exits import Exit
+from ap2o_fast.interrupt import Interrupted
+from ap2o_fast.options import Json, Quiet
+from ap2o_fast.output import Output
 from ap2o_fast.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from ap2o_fast.comparing.comparison import Compared
-
-A_RUN_FAILED = 1
 
 
 def compare(
@@ -26,10 +29,17 @@ def compare(
     ],
     systems: Annotated[str | None, typer.Option(help="compare.systems, with commas: dpo,dyn-dpo,ap2o-l2h")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="compare.seeds: so many, from 0 on")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Run many systems and seeds from one exam; one table, one page. Goes on where it stopped."""
-    overrides = list(context.args)
+    with Output("compare", quiet=quiet, as_json=as_json) as output:
+        _compare(target, list(context.args), systems, seeds, quiet, output)
+
+
+def _compare(
+    target: Path, overrides: list[str], systems: str | None, seeds: int | None, quiet: bool, output: Output
+) -> None:
     overrides += [f"compare.systems=[{systems}]"] if systems is not None else []
     overrides += [f"compare.seeds=[{','.join(map(str, range(seeds)))}]"] if seeds is not None else []
     if target.is_dir() and overrides:
@@ -41,24 +51,24 @@ def compare(
     from ap2o_fast.comparing import comparison
 
     logging.disable_progress_bar()
-    told = Console(stderr=True)
-
-    def say(line: str, style: str | None = None) -> None:
-        told.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
-
-    compared = comparison.compare(config, quiet=quiet, say=say)
-    print_comparison(compared)
+    try:
+        compared = comparison.compare(config, quiet=quiet, say=output.note)
+    except KeyboardInterrupt as interrupt:
+        goes_on = f"ap2o compare {shlex.quote(config.run_dir)}"
+        raise Interrupted(comparison.kept(config), goes_on) from interrupt
+    output.result({"page": str(compared.page), "failed": compared.failed, **compared.summary})
+    print_comparison(compared, output.out)
     for name, why in compared.failed.items():
-        say(f"{name} failed: {why}", "red")
+        output.note(f"{name} failed: {why}", "red")
     if compared.failed:
-        raise typer.Exit(A_RUN_FAILED)
+        raise typer.Exit(Exit.FAILED)
 
 
-def print_comparison(compared: Compared) -> None:
+def print_comparison(compared: Compared, console: Console | None = None) -> None:
     """The tables, and where the page is."""
     from ap2o_fast.comparing.table import result_tables
 
-    console = Console()
+    console = console or Console()
     for table in result_tables(compared.summary):
         console.print(table)
     console.print(f"page: {compared.page}", soft_wrap=True)

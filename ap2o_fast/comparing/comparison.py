@@ -56,6 +56,16 @@ def compare(config: Config, *, quiet: bool, say: Callable[[str], None]) -> Compa
         return _write(folder, runs, failed)
 
 
+def kept(config: Config) -> list[str]:
+    """What an interrupted comparison has committed, a line each."""
+    path = Path(config.run_dir)
+    runs = planned_runs(config, path)
+    finished = sum(is_finished(_folder(run)) for run in runs)
+    begun = sum(run.path.exists() for run in runs) - finished
+    lines = [f"runs: {finished} of {len(runs)} finished, {begun} more begun; each goes on from its last checkpoint"]
+    return lines if path.exists() else []
+
+
 def report(path: Path) -> Compared:
     """Write numbers and page of a comparison anew, as far as its runs are finished.
 

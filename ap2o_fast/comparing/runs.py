@@ -17,9 +17,11 @@ from types import FrameType
 from ap2o_fast.comparing.exam import begin
 from ap2o_fast.comparing.systems import PlannedRun
 from ap2o_fast.errors import Ap2oError
+from ap2o_fast.interrupt import ASKED
 from ap2o_fast.judge import Judge
 from ap2o_fast.pipeline import Pipeline
 from ap2o_fast.problem_sets import Sets
+from ap2o_fast.reporting.terminal import note
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.sampling.vllm_engine import VllmEngine
 from ap2o_fast.sampling.vllm_server import VllmServer
@@ -61,6 +63,7 @@ def run_all(
                 for done in wait(waiting, return_when=FIRST_COMPLETED).done:
                     ended(waiting.pop(done), done.result())
         except KeyboardInterrupt:
+            note(ASKED)
             threads.shutdown(wait=False, cancel_futures=True)
             processes.stop()
             raise
@@ -161,7 +164,7 @@ class _Processes:
         return "" if code == 0 else _last_error(folder, code)
 
     def stop(self) -> None:
-        """Ask every run for a checkpoint and its end, and end what does not answer."""
+        """Ask every run for a checkpoint and its end. End what does not answer; all, where this is interrupted."""
         self._stopped = True
         running = list(self._running)
         for process in running:
@@ -171,6 +174,10 @@ class _Processes:
                 process.wait(SECONDS_TO_CHECKPOINT)
             except subprocess.TimeoutExpired:
                 process.kill()
+            except KeyboardInterrupt:
+                for each in running:
+                    each.kill()
+                raise
 
 
 def _last_error(folder: RunFolder, code: int) -> str:

@@ -106,7 +106,7 @@ class Judge:
 
     def __enter__(self) -> Judge:
         if self._pool is not None:
-            raise UsageError("this judge is open already")
+            raise UsageError("this judge is open already", do="open each judge once, or make another one")
         self._closing = False
         level, findings = (0, ["not Linux"]) if sys.platform != "linux" else (0, [])
         try:

@@ -107,7 +107,7 @@ class RayJudge(Judge):
 
     def __enter__(self) -> RayJudge:
         if self._pool is not None:
-            raise UsageError("this judge is open already")
+            raise UsageError("this judge is open already", do="open each judge once, or make another one")
         found = []
         try:
             self._slots, self._trusted = queue.SimpleQueue(), set()
@@ -194,7 +194,11 @@ class RayJudge(Judge):
             self._slots.put(node)
             used.append(node)
             return result
-        raise MachineError("an answer could not be judged: two nodes were lost over it", why="; ".join(lost))
+        raise MachineError(
+            "an answer could not be judged: two nodes were lost over it",
+            why="; ".join(lost),
+            do="mend the nodes, then `ap2o resume`",
+        )
 
     def _goes_on_without(self, error: _NodeLost) -> None:
         if self._pool is not None:
@@ -212,7 +216,11 @@ class RayJudge(Judge):
             elif not node.lost:
                 return node
         self._slots.put(None)  # for the next one that waits
-        raise MachineError("no node is left to judge", why="; ".join(node.lost for node in self._nodes))
+        raise MachineError(
+            "no node is left to judge",
+            why="; ".join(node.lost for node in self._nodes),
+            do="mend the nodes, then `ap2o resume`",
+        )
 
 
 def _nodes_of(address: str) -> list[tuple[str, str]]:
@@ -224,7 +232,11 @@ def _nodes_of(address: str) -> list[tuple[str, str]]:
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise MachineError(f"there is no Ray cluster at {address}", why=str(error).splitlines()[0]) from None
+        raise MachineError(
+            f"there is no Ray cluster at {address}",
+            why=str(error).splitlines()[0],
+            do="start one with `ray start --head`, or clear judge.ray_address",
+        ) from None
     return [
         (f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})", node["NodeID"])
         for node in ray.nodes()

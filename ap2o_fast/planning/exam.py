@@ -49,15 +49,23 @@ class Exam:
         try:
             counts = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise DataError(f"the quiz counts {path} cannot be read", why=error.strerror or str(error)) from error
+            raise DataError(
+                f"the quiz counts {path} cannot be read", why=error.strerror or str(error), do="check the path"
+            ) from error
         except ValueError as error:
-            raise DataError(f"the quiz counts {path} are no JSON", why=str(error)) from error
+            raise DataError(
+                f"the quiz counts {path} are no JSON", why=str(error), do='write {"IndexError": 5, "TypeError": 2}'
+            ) from error
         if not isinstance(counts, dict):
             raise DataError(f"the quiz counts {path} are no JSON object", do='write {"IndexError": 5, "TypeError": 2}')
         total: Counter[int] = Counter()
         for name, count in counts.items():
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-                raise DataError(f"{path}: {count!r} is no number of errors", why=f"it is given for {name!r}")
+                raise DataError(
+                    f"{path}: {count!r} is no number of errors",
+                    why=f"it is given for {name!r}",
+                    do="give a whole number, 0 or more",
+                )
             if name in ("", ErrorType.Passed.name):
                 continue
             code = self.code(name)

@@ -105,7 +105,11 @@ def _paper(exam: Exam, what: Epoch, settings: CurriculumSettings, seed: int, cou
         settings = CurriculumSettings.model_validate(usable | {"system": what.system})
     except ValidationError as error:
         why = str(error.errors()[0]["msg"])
-        raise UsageError(f"{what.system} has no plan with the variant paper", why=why) from error
+        raise UsageError(
+            f"{what.system} has no plan with the variant paper",
+            why=why,
+            do="choose another --system, or --variant upstream",
+        ) from error
     for number in range(count):
         # The first draw is a run's own; the others have seeds of their own.
         own = seed if number == 0 else int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])

@@ -128,7 +128,11 @@ def _of_conversations(
         whole = (render(prompt + parts["chosen"]), render(prompt + parts["rejected"]))
         return [render(prompt, add_generation_prompt=True), *whole]
     except (TemplateError, TypeError, ValueError) as error:
-        raise DataError(f"{place}: the chat template refuses this conversation", why=str(error)) from error
+        raise DataError(
+            f"{place}: the chat template refuses this conversation",
+            why=str(error),
+            do="mend or leave out the row; templates differ in the roles they take",
+        ) from error
 
 
 def _is_conversation(part: Any) -> bool:

@@ -24,11 +24,11 @@ from ap2o_fast.preferences.settings import check
 from ap2o_fast.preferences.source import Places, read
 from ap2o_fast.reporting.modelcard import write_model_card
 from ap2o_fast.reporting.report import write_report
-from ap2o_fast.reporting.terminal import progress
+from ap2o_fast.reporting.terminal import note, progress
 from ap2o_fast.run_folder import RunFolder
 from ap2o_fast.training import prepare_model, save_model
 from ap2o_fast.training.objective import pair_means
-from ap2o_fast.training.parallel.distributed import ALONE, World
+from ap2o_fast.training.parallel.distributed import ALONE, World, any_rank
 from ap2o_fast.workbench import Workbench
 
 Rows = Sequence[Mapping[str, Any]]
@@ -140,7 +140,7 @@ class DpoRun(Workbench):
         engine, at = self.start_engine(steps)
         self.folder.truncate("metrics.jsonl", "step", engine.step)
         self.folder.truncate("eval.jsonl", "epoch", at["epoch"])
-        with Interrupt() as interrupt, self.folder.sink("metrics.jsonl") as sink:
+        with Interrupt(note) as interrupt, self.folder.sink("metrics.jsonl") as sink:
             for epoch in range(at["epoch"], how.epochs):
                 if self._is_stalled(epoch):
                     return f"no better evaluation in {how.patience} epochs"
@@ -150,6 +150,8 @@ class DpoRun(Workbench):
                 self.train_epoch(engine, plan, book, reference, sink, interrupt, name=name, epoch=epoch, first=first)
                 self._finish_epoch(book, evaluated, reference, epoch + 1)
                 self.checkpoint(engine, sink, epoch + 1, 0)
+            if any_rank(interrupt.asked, self.world):
+                raise KeyboardInterrupt
         return f"all {how.epochs} epochs done"
 
     def _finish_epoch(

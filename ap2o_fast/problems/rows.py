@@ -99,11 +99,17 @@ def _text(source: str) -> str:
     except FileNotFoundError:
         raise DataError(f"there is no file {source}", do=f"check the path; it is looked up from {Path.cwd()}") from None
     except OSError as error:  # gzip's BadGzipFile is one
-        raise DataError(f"{source} cannot be read", why=error.strerror or str(error)) from error
+        raise DataError(
+            f"{source} cannot be read",
+            why=error.strerror or str(error),
+            do="check that it is a file, readable and whole",
+        ) from error
     except (EOFError, zlib.error) as error:
         raise DataError(f"{source} cannot be unpacked", why=str(error), do="fetch it again") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{source} is not UTF-8 text", why=str(error)) from error
+        raise DataError(
+            f"{source} is not UTF-8 text", why=str(error), do="convert it to UTF-8, e.g. with iconv"
+        ) from error
     return text
 
 
@@ -147,7 +153,11 @@ def _parse(text: str, source: str, lines_before: int) -> Any:
             do="mend or delete that line; a cut-off download ends like this" if lines_before else "mend that place",
         ) from error
     except (ValueError, RecursionError) as error:  # an integer of more digits than Python converts; depth
-        raise DataError(f"{source}, line {lines_before + 1}: JSON that cannot be read", why=str(error)) from error
+        raise DataError(
+            f"{source}, line {lines_before + 1}: JSON that cannot be read",
+            why=str(error),
+            do="mend or delete that line",
+        ) from error
 
 
 def _object(item: Any, where: str) -> dict[str, Any]:

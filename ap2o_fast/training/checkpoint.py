@@ -177,7 +177,9 @@ def _write(folder: Path, tensors: dict[str, torch.Tensor], world: World) -> None
     except CheckpointException as failed:  # not an `Exception`
         rank, (error, _) = next(iter(failed.failures.items()))
         if isinstance(error, (OSError, SafetensorError)):
-            raise MachineError(f"process {rank}: {error}") from failed
+            raise MachineError(
+                f"process {rank} cannot write the checkpoint: {error}", do="make room at run_dir, then `ap2o resume`"
+            ) from failed
         raise error from failed
 
 

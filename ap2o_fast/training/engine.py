@@ -102,7 +102,7 @@ class Engine:
         Errors: as `launch` and `Launched.read`; `DataError` as `pack`.
         """
         if len(pairs) == 0:
-            raise UsageError("a training step needs at least one pair")
+            raise UsageError("a training step needs at least one pair", do="leave out empty steps")
         return self.launch(pack_step(book, pairs, ref_logps, self.train.token_budget, self.cost, self.world)).read()
 
     def train_steps(

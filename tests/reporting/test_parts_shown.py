@@ -15,7 +15,7 @@ from ap2o_fast.evaluation import Part, compare, evaluate, to_dict
 from ap2o_fast.reporting.modelcard import write_model_card
 from ap2o_fast.reporting.report import write_report
 from ap2o_fast.reporting.run import read_run
-from ap2o_fast.reporting.terminal import print_results
+from ap2o_fast.reporting.tables import print_results
 from ap2o_fast.reporting.text import change, estimate
 from tests.reporting.conftest import build
 from tests.reporting.test_report import Page

@@ -10,7 +10,8 @@ from rich.console import Console
 from ap2o_fast.book import ErrorBook
 from ap2o_fast.reporting.bookview import view
 from ap2o_fast.reporting.run import read_run
-from ap2o_fast.reporting.terminal import print_results, progress
+from ap2o_fast.reporting.tables import print_results
+from ap2o_fast.reporting.terminal import progress
 from ap2o_fast.reporting.text import clean, duration, percent, points, rate, shorten
 
 

@@ -24,6 +24,7 @@ from ap2o_fast.errors import DataError, MachineError, UsageError
 NAME = "default"
 WEIGHTS = "adapter_model.safetensors"
 """The file of an adapter's weights, as peft names it."""
+FIT = "use it with the model and the adapter settings of the run that wrote it (its config.json)"
 
 
 def adapt(model: PreTrainedModel, settings: AdapterSettings, *, seed: int = 0) -> PreTrainedModel:
@@ -124,16 +125,23 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     """
     path = Path(folder) / WEIGHTS
     if not path.exists():
-        raise DataError(f"{folder} holds no adapter", why=f"there is no {WEIGHTS}")
+        raise DataError(
+            f"{folder} holds no adapter",
+            why=f"there is no {WEIGHTS}",
+            do="name the folder of a run with adapter.kind=lora or dora",
+        )
     try:
         found = _peft().set_peft_model_state_dict(model, load_file(path), NAME)
     except RuntimeError as error:
-        raise DataError(f"the adapter in {folder} does not fit", why=str(error).splitlines()[-1].strip()) from error
+        raise DataError(
+            f"the adapter in {folder} does not fit", why=str(error).splitlines()[-1].strip(), do=FIT
+        ) from error
     absent = [name for name in found.missing_keys if ".lora_" in name]
     if absent or found.unexpected_keys:
         raise DataError(
             f"the adapter in {folder} does not fit the run's adapter settings",
             why=f"first difference: {[*absent, *found.unexpected_keys][0]}",
+            do=FIT,
         )
 
 
@@ -149,11 +157,11 @@ def merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         # peft makes half-precision adapters float32 here, so that their products are not rounded before the sum.
         adapted = peft.PeftModel.from_pretrained(model, str(folder))
     except (RuntimeError, ValueError, OSError) as error:
-        raise DataError(misfit, why=str(error).splitlines()[-1].strip()) from error
+        raise DataError(misfit, why=str(error).splitlines()[-1].strip(), do=FIT) from error
     made = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
     different = sorted(made ^ load_file(Path(folder) / WEIGHTS).keys())
     if different:
-        raise DataError(misfit, why=f"first difference: {different[0]}")
+        raise DataError(misfit, why=f"first difference: {different[0]}", do=FIT)
     merged: PreTrainedModel = adapted.merge_and_unload()
     return merged
 

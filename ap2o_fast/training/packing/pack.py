@@ -206,7 +206,11 @@ def _sequence(book: Book, prompt: Tokens, rows: list[int], pairs: list[tuple[int
 def _prompt(book: Book, problem: int) -> Tokens:
     prompt = book.prompt_ids(problem)
     if len(prompt) == 0:
-        raise DataError(f"problem {problem} has an empty prompt", why="nothing predicts an answer's first token")
+        raise DataError(
+            f"problem {problem} has an empty prompt",
+            why="nothing predicts an answer's first token",
+            do="give it a prompt, or take it out of the problems",
+        )
     return prompt
 
 

@@ -158,7 +158,10 @@ def together(action: Callable[[], Result], world: World) -> list[Result]:
         if isinstance(other, _Failed):
             if isinstance(other.error, Ap2oError):
                 raise other.error
-            raise MachineError(f"process {rank} failed: {type(other.error).__name__}: {other.error}") from other.error
+            raise MachineError(
+                f"process {rank} failed: {type(other.error).__name__}: {other.error}",
+                do="look for what that process said first, mend it, then `ap2o resume`",
+            ) from other.error
     return outcomes
 
 

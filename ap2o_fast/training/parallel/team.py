@@ -148,4 +148,7 @@ def _portable(error: Exception, rank: int) -> Exception:
     """The error as another process can raise it: ours as they are."""
     if isinstance(error, Ap2oError):
         return error
-    return MachineError(f"process {rank} failed: {type(error).__name__}: {error}")
+    return MachineError(
+        f"process {rank} failed: {type(error).__name__}: {error}",
+        do="look for what that process said first, mend it, then `ap2o resume`",
+    )
