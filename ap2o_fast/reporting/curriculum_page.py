@@ -13,14 +13,14 @@ from ap2o_fast.config import WITHOUT_REPLAY, CurriculumSettings
 from ap2o_fast.evaluation import Evaluation, compare
 from ap2o_fast.judge.verdict import ErrorType
 from ap2o_fast.reporting import figures, page
-from ap2o_fast.reporting.examples import Example, find_examples
+from ap2o_fast.reporting.failures import find_failures
 from ap2o_fast.reporting.page import shown, starts_at_ln_2
 from ap2o_fast.reporting.run import Run, best_of, error_rows, shared_words, test_parts
 from ap2o_fast.reporting.sittings import Sat, flaky_in_all, read_sittings, warnings_of
 from ap2o_fast.reporting.text import many, percent
 
-EXAMPLES_PER_TYPE = 4
 FEW_PROBLEMS = 100
+NOTHING = "nothing"
 SECTIONS = {
     "result": "Result",
     "errors": "Errors",
@@ -28,7 +28,7 @@ SECTIONS = {
     "curriculum": "Curriculum",
     "replay": "Replay",
     "cost": "Cost",
-    "pairs": "Pairs",
+    "book": "Error book",
     "problems": "Problems",
     "judge": "Trust",
     "settings": "Settings",
@@ -63,7 +63,6 @@ class Headline:
 def render(run: Run) -> str:
     """The page as one string."""
     seed = int(run.setting("seed", 0))
-    examples = find_examples(run.book, per_type=EXAMPLES_PER_TYPE, seed=seed) if run.book is not None else []
     sittings = read_sittings(run)
     return page.render(
         "curriculum.html.j2",
@@ -79,11 +78,10 @@ def render(run: Run) -> str:
         best=best_of(run.quiz),
         curves=[shown(figure) for figure in figures.training_curves(run.metrics, starts_at_ln_2=starts_at_ln_2(run))],
         curriculum=shown(figures.composition(run.plan)),
+        weights=shown(figures.replay_weights(run.quiz)) if replay_source(run) != NOTHING else None,
         replay_source=replay_source(run),
         fresh=shown(figures.fresh_rounds(run.replay)),
-        examples=examples,
-        example_types=_ordered(examples, "error"),
-        example_problems=sorted(_ordered(examples, "problem")),
+        failures=find_failures(run.book, seed=seed) if run.book is not None else None,
         book_errors=_book_errors(run.book),
         problems=problem_rows(run.before, run.after),
         sandbox=sandbox_level(run),
@@ -137,7 +135,7 @@ def system(run: Run) -> str:
 def replay_source(run: Run) -> str:
     """What is replayed, in words."""
     if {run.setting("curriculum.replay"), run.setting("curriculum.system")} & WITHOUT_REPLAY:
-        return "nothing"
+        return NOTHING
     how = {name: run.setting(f"replay.{name}") for name in ("source", "n", "max_answers")}
     if how["source"] in (None, "book"):
         return "failures of the exam"
@@ -199,10 +197,6 @@ def caveats(run: Run, sittings: Sequence[Sat]) -> list[str]:
 
 def _known(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return value if value and value.get("value") is not None else None
-
-
-def _ordered(examples: list[Example], field: str) -> list[str]:
-    return list(dict.fromkeys(getattr(example, field) for example in examples))
 
 
 def _book_errors(book: ErrorBook | None) -> list[tuple[str, int]]:

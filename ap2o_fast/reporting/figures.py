@@ -16,7 +16,7 @@ from plotly.subplots import make_subplots
 from ap2o_fast.evaluation import Evaluation
 from ap2o_fast.judge.verdict import ErrorType
 from ap2o_fast.reporting.run import best_of, error_rows
-from ap2o_fast.reporting.text import duration, many, percent, rate
+from ap2o_fast.reporting.text import many, percent
 
 BEFORE, AFTER, BEST, HELD_OUT = "#8b95a5", "#3d7fd6", "#d98324", "#3f9d6b"
 OTHER, PASSED = "other types", "passed"
@@ -25,7 +25,7 @@ SHOWN_TYPES = 9
 LONGEST_CURVE = 1000
 LEAST_SMOOTHED = 60  # points of a curve that gets a rolling mean
 AXIS = {"automargin": True, "zeroline": False, "showgrid": True}
-SMOOTH_ALREADY = ("learning_rate",)
+SMOOTH_ALREADY = ("learning_rate", "peak_mib")
 
 # One colour a type in every figure of every run; neighbours in the usual order of frequency differ in hue.
 # fmt: off
@@ -124,7 +124,7 @@ def training_curves(
         ("learning_rate", ("learning_rate",), ".1e", None),
         ("packing_efficiency", ("packing_efficiency",), ".0%", None),
     )
-    found = (_curve(metrics, *curve, held_out=held_out) for curve in curves)
+    found = (curve(metrics, *each, held_out=held_out) for each in curves)
     return [figure for figure in found if figure]
 
 
@@ -166,6 +166,24 @@ def fresh_rounds(replay: Sequence[Mapping[str, Any]]) -> Figure | None:
     return Figure(name="fresh", title="Fresh answers by error type", summary=summary, plot=plot)
 
 
+def replay_weights(quiz: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Failures of the quiz by type after each epoch: in their ratio failures are replayed (Eq. 8 of the paper)."""
+    rows = [row for row in quiz if row.get("errors")]
+    if not rows:
+        return None
+    plot, totals = stacked(
+        [row["epoch"] for row in rows], [("quiz failures", [row["errors"] for row in rows])], COLOURS
+    )
+    plot.update_layout(height=300)
+    first, last = rows[0], rows[-1]
+    parts = [
+        f"{name} {_share(first['errors'], name)} to {_share(last['errors'], name)}"
+        for name in sorted(totals, key=lambda name: (-totals[name], name))[:5]
+    ]
+    summary = f"Shares at epoch {first['epoch']} and epoch {last['epoch']}: {', '.join(parts)}."
+    return Figure(name="weights", title="Replay weights: failures of the quiz by type", summary=summary, plot=plot)
+
+
 def stacked(
     epochs: Sequence[int], stacks: Sequence[tuple[str, Sequence[Mapping[str, int]]]], colours: Mapping[str, str]
 ) -> tuple[go.Figure, dict[str, int]]:
@@ -200,40 +218,7 @@ def stacked(
     return plot, totals
 
 
-def stage_times(timing: Mapping[str, Mapping[str, float]]) -> Figure | None:
-    """Where the time went: seconds of each stage, with its rate."""
-    rows = [(name, float(row.get("seconds") or 0), row) for name, row in timing.items()]
-    if not rows:
-        return None
-    labels = [f"{duration(seconds)}{_rates(seconds, row)}" for _, seconds, row in rows]
-    plot = blank(height=70 + 32 * len(rows))
-    plot.add_bar(
-        y=[name for name, _, _ in rows],
-        x=[seconds for _, seconds, _ in rows],
-        orientation="h",
-        marker_color=AFTER,
-        customdata=labels,
-        hovertemplate="%{y}: %{customdata}<extra></extra>",
-        showlegend=False,
-    )
-    plot.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
-    plot.update_xaxes(title_text="seconds", rangemode="tozero")
-    plot.update_layout(margin_t=8)
-    summary = "; ".join(f"{name} {label}" for (name, _, _), label in zip(rows, labels, strict=True)) + "."
-    return Figure(name="time", title="Time by stage", summary=summary, plot=plot)
-
-
-def throughput(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Trained tokens a second, step by step."""
-    speeds = [
-        {"step": row.get("step"), "tokens/s": row["tokens"] / row["seconds"]}
-        for row in metrics
-        if row.get("tokens") and row.get("seconds")
-    ]
-    return _curve(speeds, "training throughput, tokens/s", ("tokens/s",), "", None)
-
-
-def _curve(
+def curve(
     metrics: Sequence[Mapping[str, Any]],
     title: str,
     keys: Sequence[str],
@@ -242,6 +227,13 @@ def _curve(
     *,
     held_out: Sequence[Mapping[str, Any]] = (),
 ) -> Figure | None:
+    """Curves of these keys over steps, None where no row has one of them.
+
+    Args:
+        tickformat: d3's, of the values; empty for plotly's own.
+        line: a value that is marked.
+        held_out: rows of evaluations, for a curve of one key.
+    """
     plot = blank(height=230)
     evaluated = [row for row in held_out if len(keys) == 1 and row.get(keys[0]) is not None]
     said: list[str] = []
@@ -315,10 +307,8 @@ def _epochs(plot: go.Figure, count: int, **where: int) -> None:
     plot.update_xaxes(title_text="epoch", dtick=1 if count <= 12 else None, **where)
 
 
-def _rates(seconds: float, row: Mapping[str, float]) -> str:
-    known = [(unit, row.get(unit)) for unit in ("answers", "tokens")]
-    text = ", ".join(f"{rate(count / seconds)} {unit}/s" for unit, count in known if count and seconds > 0)
-    return f" ({text})" if text else ""
+def _share(counts: Mapping[str, int], name: str) -> str:
+    return percent(counts.get(name, 0) / sum(counts.values()), 0)
 
 
 def blank(height: int) -> go.Figure:

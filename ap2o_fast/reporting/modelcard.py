@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ap2o_fast.reporting import curriculum_card
+from ap2o_fast.reporting.cost import training_rates
 from ap2o_fast.reporting.dpo import card as dpo_card
-from ap2o_fast.reporting.page import training_rates
 from ap2o_fast.reporting.run import Run, read_run
 from ap2o_fast.reporting.text import clean, duration, rate
 

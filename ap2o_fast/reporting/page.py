@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ap2o_fast import config as settings
-from ap2o_fast.reporting import figures, text
+from ap2o_fast.reporting import cost, figures, text
 from ap2o_fast.reporting.run import Run
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -40,10 +40,10 @@ def render(template: str, run: Run, *, sections: Mapping[str, str], **content: A
         title=run.path.resolve().name,
         sections=sections,
         settings=setting_rows(run),
-        time=shown(figures.stage_times(run.timing)),
-        throughput=shown(figures.throughput(run.metrics)),
-        costs=cost_rows(run.timing),
-        rates=training_rates(run.metrics),
+        time=shown(cost.stage_times(run.timing, run.metrics)),
+        speeds=[shown(figure) for figure in (cost.throughput(run.metrics), cost.memory(run.metrics)) if figure],
+        costs=cost.cost_rows(run.timing, run.metrics),
+        rates=cost.training_rates(run.metrics),
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
@@ -78,38 +78,6 @@ def shown(figure: figures.Figure | None) -> dict[str, Any] | None:
 def starts_at_ln_2(run: Run) -> bool:
     """Whether the loss is ln 2 where policy and reference are one."""
     return run.setting("loss.type", "sigmoid") in ("sigmoid", "robust") and not run.setting("loss.sft_weight", 0)
-
-
-def cost_rows(timing: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Stage, seconds, share of all time, answers a second and tokens a second (None where not counted)."""
-    total = sum(float(row.get("seconds") or 0) for row in timing.values())
-    rows = []
-    for name, row in timing.items():
-        seconds = float(row.get("seconds") or 0)
-        speed = {unit: row[unit] / seconds if row.get(unit) and seconds else None for unit in ("answers", "tokens")}
-        rows.append({"stage": name, "seconds": seconds, "share": seconds / total if total else None, **speed})
-    return rows
-
-
-def training_rates(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Of all steps together: packed tokens a second, TFLOP/s and their share of the device's peak (None where not
-    known), the highest memory in MiB; empty before the first step."""
-    rows = [row for row in metrics if row.get("seconds") and row.get("tokens")]
-    seconds = sum(row["seconds"] for row in rows)
-    if not rows:
-        return {}
-
-    def mean(name: str) -> float | None:
-        known = [row for row in rows if row.get(name) is not None]
-        weights = sum(row["seconds"] for row in known)
-        return sum(row[name] * row["seconds"] for row in known) / weights if known else None
-
-    return {
-        "tokens_per_second": sum(row["tokens"] for row in rows) / seconds,
-        "tflops": mean("tflops"),
-        "mfu": mean("mfu"),
-        "peak_mib": max(row.get("peak_mib") or 0 for row in rows),
-    }
 
 
 def setting_rows(run: Run) -> list[tuple[str, str, bool]]:

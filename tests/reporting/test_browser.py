@@ -1,107 +1,30 @@
-"""The report in a real browser, over the plain WebDriver protocol (w3.org/TR/webdriver2)."""
+"""The report in a real browser."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
-import re
-import shutil
-import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ap2o_fast.reporting.report import write_report
 from tests.comparing import made_up
+from tests.reporting import browser as chromium
 from tests.reporting import dpo_run
+from tests.reporting.browser import Browser
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no chromium and chromedriver on this machine")
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-]
-
-
-class Browser:
-    """A page of a headless browser."""
-
-    def __init__(self, address: str, profile: Path) -> None:
-        self._address = address
-        options = {"binary": BROWSER, "args": [*FLAGS, f"--user-data-dir={profile}"]}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
-        session = self._send("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
-        self._address += f"/session/{session}"
-
-    def open(self, page: Path) -> None:
-        self._send("POST", "/url", {"url": page.resolve().as_uri()})
-        deadline = time.monotonic() + 60
-        while self.run("return document.documentElement.dataset.drawn") != "true":
-            assert time.monotonic() < deadline, f"figures were not drawn: {self.log('browser')}"
-            time.sleep(0.05)
-
-    def run(self, script: str) -> Any:
-        return self._send("POST", "/execute/sync", {"script": script, "args": []})
-
-    def devtools(self, command: str, **parameters: Any) -> Any:
-        return self._send("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
-
-    def log(self, kind: str) -> list[dict[str, Any]]:
-        return self._send("POST", "/se/log", {"type": kind})
-
-    def screenshot(self, path: Path, *, full: bool = True) -> None:
-        made = self.devtools("Page.captureScreenshot", captureBeyondViewport=full)
-        path.write_bytes(base64.b64decode(made["data"]))
-
-    def size(self, width: int, height: int) -> None:
-        self.devtools(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
-
-    def scheme(self, name: str) -> None:
-        self.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
-
-    def quit(self) -> None:
-        self._send("DELETE", "", None)
-
-    def _send(self, method: str, path: str, body: Any) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self._address + path, data, {"Content-Type": "application/json"}, method=method
-        )
-        with urllib.request.urlopen(request, timeout=120) as reply:
-            return json.load(reply)["value"]
+pytestmark = pytest.mark.skipif(
+    not (chromium.BROWSER and chromium.DRIVER), reason="no chromium and chromedriver on this machine"
+)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    assert DRIVER
-    profile = tmp_path_factory.mktemp("profile")
-    environment = {**os.environ, "NO_PROXY": "*", "no_proxy": "*"}
-    driver = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        assert driver.stdout
-        port = next(found[1] for line in driver.stdout if (found := re.search(r"on port (\d+)\.", line)))
-        page = Browser(f"http://127.0.0.1:{port}", profile)
+    with chromium.start(tmp_path_factory.mktemp("profile")) as page:
         yield page
-        page.quit()
-    finally:
-        driver.terminate()
-        driver.wait(timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -151,24 +74,57 @@ def test_a_script_that_slipped_in_would_not_run(browser: Browser, report: Path) 
     browser.log("browser")
 
 
-def test_filters_pairs_by_type_and_problem(browser: Browser, report: Path) -> None:
+def choose(browser: Browser, name: str, value: str) -> None:
+    browser.run(
+        f"const field = document.getElementById('filter').elements[{name!r}]; field.value = {value!r};"
+        "field.dispatchEvent(new Event('input', {bubbles: true}));"
+    )
+
+
+def said(browser: Browser) -> str:
+    return browser.run("return document.getElementById('shown').textContent")
+
+
+def test_filters_failures_by_type_problem_and_words(browser: Browser, report: Path) -> None:
     browser.open(report)
     every = shown_pairs(browser)
-    choose = (
-        "const s = document.querySelector('#filter select[name={}]'); s.value = {!r};"
-        "s.dispatchEvent(new Event('change', {{bubbles: true}}));"
-    )
-    browser.run(choose.format("error", "NameError"))
+    assert said(browser) == f"{len(every)} of {len(every)} failures"
+    choose(browser, "error", "NameError")
     named = shown_pairs(browser)
     assert named == [pair for pair in every if pair[0] == "NameError"] != []
-    browser.run(choose.format("problem", named[0][1]))
+    choose(browser, "problem", named[0][1])
     both = shown_pairs(browser)
     assert both == [pair for pair in named if pair[1] == named[0][1]]
-    assert browser.run("return document.getElementById('shown').textContent") == f"{len(both)} of {len(every)} pairs"
-    browser.run(
-        choose.format("error", "") + choose.replace("const s", "const t").replace("s.", "t.").format("problem", "")
+    assert said(browser) == f"{len(both)} of {len(every)} failures"
+    possible = (
+        "return [...document.querySelector('select[name=error]').options].filter(o => !o.disabled).map(o => o.value)"
     )
+    assert sorted(browser.run(possible)) == sorted({"", *(error for error, problem in every if problem == both[0][1])})
+    browser.run("document.querySelector('#filter [type=reset]').click()")
+    browser.wait(f"return document.getElementById('shown').textContent === '{len(every)} of {len(every)} failures'")
     assert shown_pairs(browser) == every
+    choose(browser, "words", "Is Not DEFINED")
+    assert {error for error, _ in shown_pairs(browser)} == {"NameError"}
+    choose(browser, "words", "<script>alert(1)</script><img src=http")
+    assert shown_pairs(browser) == [["ValueError", "<b>hostile</b>/0"]]
+    choose(browser, "words", "no text has these words")
+    assert shown_pairs(browser) == [] and said(browser) == f"0 of {len(every)} failures"
+
+
+def test_opens_and_closes_what_the_filter_leaves(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    choose(browser, "error", "TypeError")
+    opened = "return [...document.querySelectorAll('.pair[open]')].map(p => p.dataset.error)"
+    first = browser.run(opened)
+    browser.run("document.querySelector('#filter [name=open]').click()")
+    assert sorted(browser.run(opened)) == sorted([*first, *(error for error, _ in shown_pairs(browser))])
+    browser.run("document.querySelector('#filter [name=close]').click()")
+    assert browser.run(opened) == first
+    failing = browser.run(
+        "const e = document.querySelector('.pair[data-error=TypeError]'); e.open = true;"
+        "return [...e.querySelectorAll('tr.failing')].map(r => [r.querySelector('[role=img]').ariaLabel, r.innerText])"
+    )
+    assert [label for label, _ in failing] == ["failing line"] and "len(numbers)" in failing[0][1]
 
 
 def test_fits_a_phone_and_follows_the_colour_scheme(browser: Browser, report: Path) -> None:
@@ -201,17 +157,81 @@ def test_fits_a_phone_and_follows_the_colour_scheme(browser: Browser, report: Pa
 def test_details_open_by_keyboard_and_everything_has_a_name(browser: Browser, report: Path) -> None:
     browser.open(report)
     nameless = browser.run(
-        "return [...document.querySelectorAll('select, [role=region], [role=img], section, nav, form')]"
-        ".filter(e => !(e.ariaLabel || e.getAttribute('aria-labelledby') || e.labels?.length))"
+        "return [...document.querySelectorAll("
+        "'select, input, button, output, [role=region], [role=img], section, nav, form')]"
+        ".filter(e => !(e.ariaLabel || e.getAttribute('aria-labelledby') || e.labels?.length || e.ariaLive"
+        " || (e.matches('button') && e.textContent)))"
         ".map(e => e.outerHTML.slice(0, 80))"
     )
     assert nameless == []
     browser.run("const d = document.querySelectorAll('.pair')[1]; d.querySelector('summary').focus();")
-    for kind in ("rawKeyDown", "char", "keyUp"):
-        browser.devtools(
-            "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13
-        )
+    browser.press("Enter", text="\r", code=13)
     assert browser.run("return document.querySelectorAll('.pair')[1].open") is True
+
+
+def test_the_filter_is_used_by_keyboard_alone(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    browser.run("document.querySelector('#filter select').focus()")
+    focused = "const e = document.activeElement; return e.name || e.type || e.tagName"
+    reached = []
+    for _ in range(7):
+        reached.append(browser.run(focused))
+        browser.press("Tab", code=9)
+    assert reached == ["error", "problem", "words", "reset", "open", "close", "SUMMARY"]
+    every = len(shown_pairs(browser))
+    browser.run("document.querySelector('#filter select').focus()")
+    for letter in "name":
+        browser.press(letter, text=letter, code=ord(letter.upper()))
+    assert browser.run("return document.querySelector('#filter select').value") == "NameError"
+    assert 0 < len(shown_pairs(browser)) < every
+    browser.run("document.querySelector('#filter input').focus()")
+    for letter in "zz":
+        browser.press(letter, text=letter, code=ord(letter.upper()))
+    assert shown_pairs(browser) == []
+
+
+def test_without_javascript_every_failure_can_be_opened(browser: Browser, report: Path) -> None:
+    browser.devtools("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(report.resolve().as_uri())
+        entries = shown_pairs(browser)
+        assert len(entries) > 20
+        assert browser.run("return document.getElementById('filter').checkVisibility()") is False
+        assert browser.run("return [...document.querySelectorAll('.canvas')].some(c => c.checkVisibility())") is False
+        told = browser.run("return document.querySelector('main').innerText")
+        assert "need JavaScript" in told and "Failed answers: WrongResult" in told
+        browser.run("document.querySelectorAll('.pair')[1].querySelector('summary').focus()")
+        browser.press("Enter", text="\r", code=13)
+        assert browser.run("return document.querySelectorAll('.pair')[1].open") is True
+    finally:
+        browser.devtools("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_prints_whole_figures_and_what_was_open(browser: Browser, report: Path) -> None:
+    browser.size(1280, 900)
+    browser.open(report)
+    browser.devtools("Emulation.setEmulatedMedia", media="print")
+    try:
+        browser.size(680, 1000)  # what A4 leaves between its margins
+        browser.wait(
+            "return [...document.querySelectorAll('[data-plot]')].every(p => p.querySelector('.main-svg').viewBox"
+            ".baseVal.width <= 660)"
+        )
+        cut = browser.run(
+            "return [...document.querySelectorAll('.plot')].filter(p => [...p.querySelectorAll('.main-svg')]"
+            ".some(s => { const a = s.getBoundingClientRect(), b = p.getBoundingClientRect();"
+            "return a.right > b.right + 1 || a.bottom > b.bottom + 1 || a.width < 100; })).map(p => p.id)"
+        )
+        assert cut == []
+        assert browser.run("return document.documentElement.scrollWidth") <= 680
+        printed = browser.run("return [...document.querySelectorAll('.pair')].filter(p => p.checkVisibility()).length")
+        assert printed == browser.run("return document.querySelectorAll('.pair[open]').length") == 1
+        assert browser.run("return document.querySelector('.filter').checkVisibility()") is False
+        pages = base64.b64decode(browser.devtools("Page.printToPDF", printBackground=True)["data"])
+        assert pages.startswith(b"%PDF") and 3 <= pages.count(b"/Type /Page\n") <= 20
+    finally:
+        browser.devtools("Emulation.setEmulatedMedia", media="")
+        browser.size(1200, 900)
 
 
 def test_the_report_of_plain_dpo_opens_too(browser: Browser, tmp_path: Path) -> None:

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from ap2o_fast.book import ErrorBook
 from ap2o_fast.errors import DataError
 from ap2o_fast.judge.verdict import ErrorType
+from ap2o_fast.reporting import cost, failures
 from ap2o_fast.reporting.curriculum_page import caveats, render, replay_source, system
-from ap2o_fast.reporting.examples import side_by_side
-from ap2o_fast.reporting.figures import composition, error_profile, fresh_rounds, training_curves
+from ap2o_fast.reporting.failures import find_failures
+from ap2o_fast.reporting.figures import composition, error_profile, fresh_rounds, replay_weights, training_curves
 from ap2o_fast.reporting.modelcard import write_model_card
 from ap2o_fast.reporting.report import write_report
 from ap2o_fast.reporting.run import read_run
+from ap2o_fast.reporting.sidebyside import side_by_side
+from tests.reporting.conftest import FAULTS, GOOD, append
 
 SECTIONS = [
     "result",
@@ -26,7 +30,7 @@ SECTIONS = [
     "curriculum",
     "replay",
     "cost",
-    "pairs",
+    "book",
     "problems",
     "judge",
     "settings",
@@ -88,7 +92,18 @@ def test_every_section_is_there_and_filled(page: Page) -> None:
     assert page.ids("section") == SECTIONS
     assert "Not yet" not in page.text
     plots = [attributes["data-plot"] for _, attributes in page.elements if "data-plot" in attributes]
-    wanted = {"errors", "quiz", "curve-loss", "curve-rewards-margins", "curriculum", "fresh", "time", "curve-tokens-s"}
+    wanted = {
+        "errors",
+        "quiz",
+        "curve-loss",
+        "curve-rewards-margins",
+        "curriculum",
+        "fresh",
+        "time",
+        "weights",
+        "curve-tokens-s",
+    }
+    wanted |= {"curve-peak_mib"}
     assert wanted <= set(plots)
 
 
@@ -148,6 +163,37 @@ def test_figures_hold_the_numbers(whole_run: Path) -> None:
     assert sum(sum(bar.y) for bar in plan.plot.data) == sum(
         sum(row[part].values()) for row in run.plan for part in ("window", "replay", "fresh")
     )
+
+
+def test_time_is_divided_and_nothing_is_counted_twice(whole_run: Path) -> None:
+    run = read_run(whole_run)
+    run.close()
+    rows = cost.cost_rows(run.timing, run.metrics)
+    stages = [row for row in rows if not row["part"]]
+    assert [row["stage"] for row in stages] == list(run.timing)
+    assert sum(row["share"] for row in stages) == pytest.approx(1)
+    steps, rest = (row["seconds"] for row in rows if row["part"])
+    assert steps == pytest.approx(sum(row["seconds"] for row in run.metrics))
+    assert steps + rest == pytest.approx(run.timing["correct"]["seconds"])
+    plot = cost.stage_times(run.timing, run.metrics)
+    assert plot
+    assert sum(sum(bar.x) for bar in plot.plot.data) == pytest.approx(sum(row["seconds"] for row in stages))
+    assert [row["part"] for row in cost.cost_rows(run.timing)] == [False] * len(run.timing)
+    alone = cost.stage_times(run.timing)
+    assert alone and len(alone.plot.data) == 1
+    assert cost.stage_times({}) is None
+
+
+def test_replay_weights_are_the_failures_of_the_quiz() -> None:
+    quiz = [{"epoch": 0, "errors": {"NameError": 3, "KeyError": 1}}, {"epoch": 1, "errors": {}}]
+    quiz.append({"epoch": 2, "errors": {"NameError": 1, "KeyError": 1}})
+    plot = replay_weights(quiz)
+    assert plot and plot.summary == "Shares at epoch 0 and epoch 2: NameError 75% to 50%, KeyError 25% to 50%."
+    assert {bar.name: (list(bar.x), list(bar.y)) for bar in plot.plot.data} == {
+        "NameError": ([0, 2], [3, 1]),
+        "KeyError": ([0, 2], [1, 1]),
+    }
+    assert replay_weights([{"epoch": 0, "errors": {}}]) is None
 
 
 def test_rounds_of_fresh_answers_are_shown_and_kept_apart_from_the_exam(whole_run: Path, page: Page) -> None:
@@ -216,6 +262,71 @@ def test_failing_line_is_marked(html: str) -> None:
     failing = re.findall(r'<tr class="\w+ failing">(.*?)</tr>', html, re.S)
     texts = [re.sub(r"<[^>]+>", "", cell) for cell in failing]
     assert any("▶6" in text and "numbers[number + 1]" in text for text in texts)
+
+
+def test_the_error_book_says_how_much_of_it_is_shown(whole_run: Path, html: str, page: Page) -> None:
+    with ErrorBook.open(whole_run / "book") as book:
+        found = find_failures(book, seed=7)
+        assert find_failures(book, seed=7) == found
+        exam = Counter(ErrorType(code).name for code in book.column("error")[book.column("round") == 0])
+    assert {kind.error: kind.answers for kind in found.kinds} == {
+        name: count for name, count in exam.items() if ErrorType[name].is_failure
+    }
+    assert sum(kind.shown for kind in found.kinds) == len(found.shown)
+    text = re.sub(r"\s+", " ", page.text)
+    assert f"{found.answers:,} failed answers of the exam. {len(found.shown)} of them can be looked at" in text
+    assert html.count('<details class="pair"') == len(found.shown) > 20
+    for kind in found.kinds:
+        mine = [failure for failure in found.shown if failure.error == kind.error]
+        assert len(mine) == kind.shown == min(failures.PER_TYPE, kind.distinct)
+        assert len({failure.problem for failure in mine}) == min(len(mine), kind.problems)
+    assert any("summe" in text for failure in found.shown for line in failure.lines for text, _ in line.right_parts)
+    assert page.text.count("What the model was asked") == len(found.shown)
+    assert "def running_total(numbers):" in found.shown[0].prompt
+
+
+def test_failures_that_nothing_solved_are_shown_alone(tmp_path: Path) -> None:
+    fault = (ErrorType.NameError, *FAULTS[ErrorType.NameError])
+    with ErrorBook.create(tmp_path / "book") as book:
+        for i in range(20):
+            append(book, f"hard/{i}", 0, [fault, fault])
+        for i in range(20):
+            append(book, f"easy/{i}", 0, [(ErrorType.Passed, GOOD, 0, ""), fault])
+        book.commit()
+        found = find_failures(book, seed=0)
+    assert [(kind.answers, kind.problems) for kind in found.kinds] == [(60, 40)]
+    hard = [failure for failure in found.shown if failure.problem.startswith("hard")]
+    assert len(hard) == failures.UNSOLVED_PER_TYPE and len(found.shown) == failures.PER_TYPE
+    for failure in found.shown:
+        assert (failure.chosen_sample is None) == (failure in hard)
+        shown = [line for line in failure.lines if line.right]
+        assert "\n".join("".join(text for text, _ in line.right_parts) for line in shown) == fault[1].rstrip("\n")
+        assert [line.right for line in shown if line.failing] == [fault[2]]
+
+
+def test_the_page_is_bounded_whatever_a_model_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "\n".join(f"    x = '{'y ' * 200}{i}'" for i in range(200))
+    kinds = [kind for kind in ErrorType if kind.is_failure]
+    with ErrorBook.create(tmp_path / "book") as book:
+        for i in range(10):
+            answers = [(kind, f"def f():\n{long}\n# {kind} {i}", 180, "M" * 9000) for kind in kinds]
+            append(book, f"long/{i}", 0, [(ErrorType.Passed, f"def f():\n{long}", 0, ""), *answers])
+        book.commit()
+        found = find_failures(book, seed=0)
+        text = sum(
+            len(part)
+            for failure in found.shown
+            for line in failure.lines
+            for part, _ in (*line.left_parts, *line.right_parts)
+        )
+        assert 0 < text < failures.MOST_TEXT
+        assert max(kind.shown for kind in found.kinds) - min(kind.shown for kind in found.kinds) <= 1, (
+            "types take turns"
+        )
+        assert all(any(line.failing for line in failure.lines) for failure in found.shown)
+        monkeypatch.setattr(failures, "MOST_TEXT", 10**9)
+        monkeypatch.setattr(failures, "MOST_SHOWN", 30)
+        assert len(find_failures(book, seed=0).shown) == 30
 
 
 def test_side_by_side_keeps_every_line_once() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ap2o_fast.reporting.dpo.data import PairData
-from ap2o_fast.reporting.examples import MOST_LINES, DiffLine, side_by_side
+from ap2o_fast.reporting.sidebyside import MOST_LINES, DiffLine, side_by_side
 from ap2o_fast.reporting.text import clean, shorten
 
 EACH = 3
