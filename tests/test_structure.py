@@ -62,6 +62,7 @@ BESIDE = {
     "book_cli": "reporting",
     "serving": "training",
     "setting_commands": "pipeline",
+    "tracking": None,
 }
 
 
