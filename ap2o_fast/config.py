@@ -40,6 +40,7 @@ from ap2o_fast.settings import (
     SamplingSettings,
     Settings,
     SourceSettings,
+    TrackSettings,
     TrainSettings,
 )
 
@@ -69,6 +70,7 @@ __all__ = [
     "SamplingSettings",
     "Settings",
     "SourceSettings",
+    "TrackSettings",
     "TrainSettings",
     "check_adapter",
     "check_train",

@@ -21,7 +21,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ap2o_fast.config import Config, ReplaySettings
+from ap2o_fast.config import Config, ReplaySettings, TrackSettings
 from ap2o_fast.evaluation import Evaluation, compare, to_dict
 
 L2H, H2L = "ap2o-l2h", "ap2o-h2l"
@@ -40,6 +40,7 @@ def trial_settings(config: Config, system: str, folder: Path) -> Config:
         "curriculum": config.curriculum.model_copy(update={"system": system}),
         "replay": ReplaySettings(),
         "train": config.train.model_copy(update=train),
+        "track": TrackSettings(),
     }
     return config.model_copy(update=changes)
 

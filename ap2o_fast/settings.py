@@ -310,6 +310,17 @@ class CompareSettings(Settings):
     """Keep the best checkpoint of every run; otherwise it is deleted once it has been tested."""
 
 
+class TrackSettings(Settings):
+    to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Trackers that show the run's numbers while it goes on, e.g. `['tensorboard','wandb']`; see docs/tracking.md."""
+    project: str = "ap2o"
+    """Project in Weights & Biases and trackio."""
+    name: str = ""
+    """Name of the run there; empty takes `run_dir`."""
+    deadline: float = Field(60.0, gt=0)
+    """Seconds that the end of a run waits for trackers to be done; then they are ended."""
+
+
 class Config(Settings):
     """All settings of a run."""
 
@@ -331,6 +342,7 @@ class Config(Settings):
     quiz: QuizSettings = QuizSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     compare: CompareSettings = CompareSettings()
+    track: TrackSettings = TrackSettings()
 
 
 DPO_DEFAULTS: dict[str, Any] = {"run_dir": "runs/dpo", "train": {"epochs": 3, "checkpoint_steps": 200}}

@@ -35,6 +35,7 @@ from ap2o_fast.sampling.vllm_engine import VllmEngine
 from ap2o_fast.sampling.vllm_server import VllmServer, check_server
 from ap2o_fast.sampling.vllm_start import require_vllm
 from ap2o_fast.sitting import Sitting, sit
+from ap2o_fast.tracking.start import tracked
 from ap2o_fast.training import (
     Engine,
     adapters_off,
@@ -97,6 +98,7 @@ class Workbench:
             require_vllm()
         if sampling.server:
             self.team.first(lambda: check_server(sampling))
+        self.team.first(self._track)
         return self
 
     def __exit__(
@@ -106,6 +108,9 @@ class Workbench:
 
     def _lock(self) -> None:
         self.stack.enter_context(self.folder.locked())
+
+    def _track(self) -> None:
+        self.stack.enter_context(tracked(self.folder.path, self.config.track))
 
     @cached_property
     def judge(self) -> Judge:

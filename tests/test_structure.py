@@ -66,6 +66,7 @@ BESIDE = {
     "options": None,
     "output": "reporting",
     "failures": "reporting",
+    "tracking": None,
 }
 
 
