@@ -34,9 +34,9 @@ class Place:
     folder: Path
     run: RunFolder | None
 
-    def open(self) -> ErrorBook:
-        """Open it to read. Errors: those of `ErrorBook.open`."""
-        return ErrorBook.open(self.folder)
+    def open(self, *, check: bool = False) -> ErrorBook:
+        """Open it to read, with `check` after comparing all checksums. Errors: those of `ErrorBook.open`."""
+        return ErrorBook.open(self.folder, check=check)
 
     @property
     def is_run(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ap2o_fast.book.check import verify
+from ap2o_fast.book.check import MEND, verify
 from ap2o_fast.book.fs import Files, disk_error, make_folders
 from ap2o_fast.book.gather import gathered
 from ap2o_fast.book.keys import KeyColumns, Keys
@@ -100,7 +100,7 @@ class ErrorBook(Reader):
         """
         folder = Path(path)
         if check and (faults := verify(folder)):
-            raise DataError(f"the error book {folder} is damaged", why="; ".join(faults), do="restore it from a copy")
+            raise DataError(f"the error book {folder} is damaged", why="; ".join(faults), do=MEND)
         made_with = read_manifest(folder).labels
         for name, value in (labels or {}).items():
             if made_with.get(name) != value:

@@ -8,6 +8,9 @@ from ap2o_fast.book.manifest import Manifest, read_manifest
 from ap2o_fast.book.segment import MISSING, file_fault
 from ap2o_fast.errors import Ap2oError
 
+MEND = "`ap2o book repair BOOK` says what is lost, and takes it from a copy where you have one"
+"""What to do about a damaged book."""
+
 
 def verify(folder: Path) -> list[str]:
     """Return what is wrong with the book on the disk, one line a file; [] where every bit is as it was sealed.
