@@ -47,8 +47,9 @@ def export_pairs(
         tokenizer: folder or Hub name of the one that the model was asked with; by default the run's.
 
     Returns: how many pairs.
-    Errors: as `rows_where`, `pair_rows`, `pair_records` and `write_table`; `DataError` where the book is damaged; `UsageError` for a run of plain DPO, or
-        where style or tokenizer are not known; `MachineError` where the tokenizer is not to be had.
+    Errors: as `rows_where`, `pair_rows`, `pair_records` and `write_table`; `DataError` where the book is damaged;
+        `UsageError` for a run of plain DPO, or where style or tokenizer are not known; `MachineError` where the
+        tokenizer is not to be had.
     """
     config = None if place.run is None else place.run.config
     if config is not None and config.preferences.source:

@@ -35,7 +35,8 @@ class Made:
 def merge_books(out: Path, places: Sequence[Place]) -> Made:
     """Merge books into a new one: a run with the first one's settings where all are runs' exams, else a book alone.
 
-    Errors: as `merge` and `new_book`; `DataError` where a book is damaged; `UsageError` where a run of plain DPO is named.
+    Errors: as `merge` and `new_book`; `DataError` where a book is damaged; `UsageError` for a run of plain
+        DPO.
     """
     for place in places:
         _refuse_pairs(place)
@@ -65,7 +66,8 @@ def sample_book(place: Place, out: Path, conditions: Sequence[Condition], *, lim
     """Write the rows that fit, or `limit` of them by chance, to a new book; of a run's exam to a new run.
 
     Returns: how many.
-    Errors: as `rows_where`, `draw` and `new_book`; `DataError` where the book is damaged; `UsageError` for a run of plain DPO.
+    Errors: as `rows_where`, `draw` and `new_book`; `DataError` where the book is damaged; `UsageError` for a run
+        of plain DPO.
     """
     _refuse_pairs(place)
     with place.open(check=True) as source:

@@ -27,7 +27,7 @@ def _ragged(
 ) -> tuple[bytes, list[int]]:
     """The elements at the places, and the length of each. Rows side by side are one piece: from `begins` to `ends`."""
     offsets, values = segment.array(f"{bounds}.offsets"), segment.array(name)
-    data, size = memoryview(values).cast("B"), values.dtype.itemsize
+    data, size = values.view(np.uint8).data, values.dtype.itemsize
     pieces = zip((offsets[begins] * size).tolist(), (offsets[ends] * size).tolist(), strict=True)
     lengths = (offsets[places + 1] - offsets[places]).tolist()
     return b"".join([data[start:end] for start, end in pieces]), lengths
