@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from ap2o_fast.book.salvage import Loss
 from ap2o_fast.book.where import parse, rows_where
 from ap2o_fast.book_places import find
 from ap2o_fast.errors import DataError, UsageError
@@ -233,14 +234,14 @@ def import_(
 @app.command()
 def verify(book: BookPath) -> None:
     """Read all of a book and compare checksums; exits with 3 where anything is damaged."""
-    from ap2o_fast.book.check import verify
+    from ap2o_fast.book.check import MEND, verify
 
     place = find(book)
     if faults := verify(place.folder):
         raise DataError(
             f"the error book {place.folder} is damaged",
             why="; ".join(faults),
-            do="`ap2o book repair BOOK COPY` takes it from a copy, if you have one",
+            do=MEND,
         )
     out.print(f"{place.folder}: every file is as it was sealed", markup=False, soft_wrap=True)
 
@@ -248,12 +249,39 @@ def verify(book: BookPath) -> None:
 @app.command()
 def repair(
     book: BookPath,
-    copy: Annotated[Path, typer.Argument(metavar="COPY", help="a copy of it, or a run that began with it")],
+    copy: Annotated[
+        Path | None, typer.Argument(metavar="[COPY]", help="a copy of it, or a run that began with it")
+    ] = None,
+    out_path: Annotated[Path | None, typer.Option("--out", help="a new run or book with what is sound of BOOK")] = None,
 ) -> None:
-    """Take damaged files from a copy, where that has them as they were sealed; exits with 3 where some are left."""
+    """Take damaged files from a copy; without one, say what is lost, or write the rest to --out.
+
+    Exits with 3 where something stays damaged or is lost.
+    """
     from ap2o_fast.book import repair
+    from ap2o_fast.book.salvage import Sound, assess
+    from ap2o_fast.book_making import salvage_book
 
     place = find(book)
+    if copy is not None and out_path is not None:
+        raise UsageError(
+            "a COPY and --out together", do="repair from the copy first, then write what is sound to --out"
+        )
+    if out_path is not None:
+        lost = salvage_book(place, out_path)
+        out.print(f"{_lost(lost)}\n{lost.kept:,} answers in {out_path}", markup=False, soft_wrap=True)
+        return
+    if copy is None:
+        lost = assess(Sound.open(place.folder))
+        if lost.faults:
+            raise DataError(
+                f"the error book {place.folder} is damaged; {_lost(lost)}",
+                why="; ".join(f"{place.folder / file}: {fault}" for file, fault in lost.faults.items()),
+                do="`ap2o book repair BOOK COPY` takes the files from a copy, `--out NEW` writes what is sound to a "
+                "new one; BOOK stays as it is",
+            )
+        out.print(f"{place.folder}: every file is as it was sealed", markup=False, soft_wrap=True)
+        return
     repaired, damaged = repair(place.folder, find(copy).folder)
     for name in repaired:
         out.print(f"{place.folder / name}: as it was sealed again", markup=False, soft_wrap=True)
@@ -261,10 +289,17 @@ def repair(
         raise DataError(
             f"{place.folder} is still damaged: {', '.join(damaged)}",
             why=f"{copy} does not have them as they were sealed",
-            do="name another copy",
+            do="name another copy, or write what is sound to a new book: `ap2o book repair BOOK --out NEW`",
         )
     if not repaired:
         out.print(f"{place.folder}: every file is as it was sealed", markup=False, soft_wrap=True)
+
+
+def _lost(lost: Loss) -> str:
+    return (
+        f"lost are {lost.rows:,} of {lost.rows + lost.kept:,} answers, {lost.problems:,} problems "
+        f"and {lost.values:,} annotated values"
+    )
 
 
 def _print_json(content: Any) -> None:

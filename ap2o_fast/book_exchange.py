@@ -20,9 +20,9 @@ def export_book(place: Place, path: Path, format: str, conditions: Sequence[Cond
     """Write the rows that fit to a file or folder, with all their columns.
 
     Returns: how many rows.
-    Errors: as `rows_where` and `write_table`; `UsageError` where no row fits.
+    Errors: as `rows_where` and `write_table`; `DataError` where the book is damaged; `UsageError` where no row fits.
     """
-    with place.open() as book:
+    with place.open(check=True) as book:
         rows = draw(rows_where(book, conditions), 0, 0)
         fields, records = to_records(book, rows, facts(place), all_problems=not conditions)
         write_table(path, format, records, fields)
@@ -47,8 +47,9 @@ def export_pairs(
         tokenizer: folder or Hub name of the one that the model was asked with; by default the run's.
 
     Returns: how many pairs.
-    Errors: as `rows_where`, `pair_rows`, `pair_records` and `write_table`; `UsageError` for a run of plain DPO, or
-        where style or tokenizer are not known; `MachineError` where the tokenizer is not to be had.
+    Errors: as `rows_where`, `pair_rows`, `pair_records` and `write_table`; `DataError` where the book is damaged;
+        `UsageError` for a run of plain DPO, or where style or tokenizer are not known; `MachineError` where the
+        tokenizer is not to be had.
     """
     config = None if place.run is None else place.run.config
     if config is not None and config.preferences.source:
@@ -68,7 +69,7 @@ def export_pairs(
     from ap2o_fast.training import load_tokenizer
 
     model = config.model if tokenizer is None and config is not None else ModelSettings(name=str(tokenizer))
-    with place.open() as book:
+    with place.open(check=True) as book:
         chosen, rejected = pair_rows(book, rows_where(book, conditions), seed=seed)
         loaded = load_tokenizer(model)
         return write_table(path, format, pair_records(book, chosen, rejected, style=style, tokenizer=loaded))

@@ -1,4 +1,4 @@
-"""New books of old ones: `ap2o book merge` and `ap2o book sample`."""
+"""New books of old ones: `ap2o book merge`, `ap2o book sample`, and what is sound of a damaged one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from ap2o_fast.book.copy_rows import copy_subset, draw
 from ap2o_fast.book.merge import Merged, Source, merge, shared_facts
+from ap2o_fast.book.salvage import Loss, Sound, assess, salvage
 from ap2o_fast.book.where import Condition, rows_where
 from ap2o_fast.book_places import Place, differing_settings, facts, new_book
 from ap2o_fast.errors import UsageError
@@ -34,13 +35,14 @@ class Made:
 def merge_books(out: Path, places: Sequence[Place]) -> Made:
     """Merge books into a new one: a run with the first one's settings where all are runs' exams, else a book alone.
 
-    Errors: as `merge` and `new_book`; `UsageError` where a run of plain DPO is named.
+    Errors: as `merge` and `new_book`; `DataError` where a book is damaged; `UsageError` for a run of plain
+        DPO.
     """
     for place in places:
         _refuse_pairs(place)
     with ExitStack() as stack:
         sources = [
-            Source(name=str(place.named), book=stack.enter_context(place.open()), facts=facts(place))
+            Source(name=str(place.named), book=stack.enter_context(place.open(check=True)), facts=facts(place))
             for place in places
         ]
         labels = shared_facts(sources)
@@ -64,14 +66,30 @@ def sample_book(place: Place, out: Path, conditions: Sequence[Condition], *, lim
     """Write the rows that fit, or `limit` of them by chance, to a new book; of a run's exam to a new run.
 
     Returns: how many.
-    Errors: as `rows_where`, `draw` and `new_book`; `UsageError` for a run of plain DPO.
+    Errors: as `rows_where`, `draw` and `new_book`; `DataError` where the book is damaged; `UsageError` for a run
+        of plain DPO.
     """
     _refuse_pairs(place)
-    with place.open() as source:
+    with place.open(check=True) as source:
         rows = draw(rows_where(source, conditions), limit, seed)
         with new_book(out, facts(place), place.run if place.is_run else None) as target:
             copy_subset(source, rows, target)
     return len(rows)
+
+
+def salvage_book(place: Place, out: Path) -> Loss:
+    """Write what is sound of a damaged book to a new one; of a run's exam to a new run, which can ask for the rest.
+
+    Returns: what is lost.
+    Errors: as `Sound.open` and `new_book`; `UsageError` for a run of plain DPO, and where nothing is damaged.
+    """
+    _refuse_pairs(place)
+    book = Sound.open(place.folder)
+    if not book.faults:
+        raise UsageError(f"nothing of {place.named} is damaged", do="use it as it is; `cp -r` makes a copy")
+    with new_book(out, facts(place), place.run if place.is_run else None) as target:
+        salvage(book, target)
+    return assess(book)
 
 
 def _refuse_pairs(place: Place) -> None:

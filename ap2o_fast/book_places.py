@@ -12,6 +12,7 @@ from pathlib import Path
 from ap2o_fast import config as settings
 from ap2o_fast.book import ErrorBook
 from ap2o_fast.book.fs import Files
+from ap2o_fast.book.manifest import read_manifest
 from ap2o_fast.errors import DataError, MachineError, UsageError
 from ap2o_fast.run_folder import RunFolder
 
@@ -34,9 +35,9 @@ class Place:
     folder: Path
     run: RunFolder | None
 
-    def open(self) -> ErrorBook:
-        """Open it to read. Errors: those of `ErrorBook.open`."""
-        return ErrorBook.open(self.folder)
+    def open(self, *, check: bool = False) -> ErrorBook:
+        """Open it to read, with `check` after comparing all checksums. Errors: those of `ErrorBook.open`."""
+        return ErrorBook.open(self.folder, check=check)
 
     @property
     def is_run(self) -> bool:
@@ -64,7 +65,7 @@ def find(path: Path) -> Place:
 
 def facts(place: Place) -> dict[str, str]:
     """What the rows of a book were made with: its own labels, and what its run says. What is not known is left out."""
-    known = dict(place.open().labels)
+    known = dict(read_manifest(place.folder).labels)
     if place.run is not None:
         environment = place.run.read_json("environment.json")
         names = {"model": "model_hash", "tokenizer": "tokenizer_hash"}

@@ -94,6 +94,26 @@ def test_a_part_of_an_exam_is_a_run_that_trains_and_parts_merge_to_the_whole(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["part", "rest", "whole"]
 
 
+def test_what_is_sound_of_a_damaged_run_is_a_run_that_asks_for_the_rest_again(
+    examined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, new = shutil.copytree(examined, tmp_path / "run"), tmp_path / "new"
+    whole = answers(run)
+    file = sorted((run / "book").glob("*.rows"))[-1]
+    file.write_bytes(file.read_bytes()[:-1])
+    code, out, _ = call(capsys, "book", "repair", run, "--out", new)
+    assert code == 0 and "lost are" in out
+    assert len(answers(new)) < len(whole)
+    assert call(capsys, "exam", new, "--quiet")[0] == 0
+    assert answers(new) == whole
+
+
+def answers(run: Path) -> list[tuple[str, int, int, list[int], str]]:
+    book = ErrorBook.open(run / "book")
+    rows = [book.row(row) for row in range(len(book))]
+    return sorted((row.task_id, row.sample, row.seed, row.token_ids.tolist(), row.verdict.error.name) for row in rows)
+
+
 def test_stages_one_by_one_on_a_run_folder(
     world: tiny.World, examined: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ap2o_fast.book.check import verify
+from ap2o_fast.book.check import MEND, verify
 from ap2o_fast.book.fs import Files, disk_error, make_folders
+from ap2o_fast.book.gather import gathered
 from ap2o_fast.book.keys import KeyColumns, Keys
 from ap2o_fast.book.manifest import read_manifest
 from ap2o_fast.book.pending import Batch, Pending, check_vector, taken
@@ -99,7 +100,7 @@ class ErrorBook(Reader):
         """
         folder = Path(path)
         if check and (faults := verify(folder)):
-            raise DataError(f"the error book {folder} is damaged", why="; ".join(faults), do="restore it from a copy")
+            raise DataError(f"the error book {folder} is damaged", why="; ".join(faults), do=MEND)
         made_with = read_manifest(folder).labels
         for name, value in (labels or {}).items():
             if made_with.get(name) != value:
@@ -183,16 +184,41 @@ class ErrorBook(Reader):
         try:
             problems = [index_of[row.task_id] for row in rows]
         except KeyError as error:
-            raise DataError(
-                f"problem {error.args[0]!r} is not in the error book", do="call add_problem first"
-            ) from None
+            raise _unknown(error.args[0]) from None
         if rows:
-            batch = Batch(rows, problems)
-            if (double := self._keys.first_double(batch.keys)) is not None:
-                raise taken(rows[double])
-            # The keys are taken last: what is refused must not count as given.
-            self._keys.add(batch.keys)
-            self._pending.add(batch)
+            self._take(Batch.of(rows, problems), lambda double: rows[double])
+
+    def append_from(self, source: Reader, rows: npt.NDArray[np.int64]) -> None:
+        """Take rows of another book into the next commit as `append` would, many at a time and as they are stored.
+
+        Args:
+            rows: (K,) row ids of `source`, whose files are as they were sealed (see `open`'s `check`).
+
+        Raises:
+            DataError: as `append`; parts of `rows` before the one that is refused may have been taken.
+        """
+        self._writing()
+        index_of = self._problems()
+        for segment, places in source.located(rows):
+            batch = gathered(segment, places)
+            numbers, which = np.unique(batch.columns["problem"], return_inverse=True)
+            names = [source.task_ids[number] for number in numbers.tolist()]
+            if missing := [name for name in names if name not in index_of]:
+                raise _unknown(missing[0])
+            problem = np.array([index_of[name] for name in names], np.int32)[which]
+            ids, rows = rows[: len(places)], rows[len(places) :]
+            self._take(
+                Batch({**batch.columns, "problem": problem}, batch.blobs),
+                lambda double, ids=ids: source.row(int(ids[double])),  # type: ignore[misc]
+            )
+
+    def _take(self, batch: Batch, row: Callable[[int], Row]) -> None:
+        """Take a batch into the next commit, or nothing of it; `row` gives the row at a place, for the error."""
+        if (double := self._keys.first_double(batch.keys)) is not None:
+            raise taken(row(double))
+        # The keys are taken last: what is refused must not count as given.
+        self._keys.add(batch.keys)
+        self._pending.add(batch)
 
     def commit(self) -> range:
         """Put in force what was added since the last commit and return the ids of its rows. When it returns, they
@@ -284,3 +310,7 @@ class ErrorBook(Reader):
         if self._writer is None or self._writer.closed:
             raise UsageError(f"the error book {self.folder} is not open for writing", do="open it with write=True")
         return self._writer
+
+
+def _unknown(task_id: str) -> DataError:
+    return DataError(f"problem {task_id!r} is not in the error book", do="call add_problem first")

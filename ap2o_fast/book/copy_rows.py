@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ap2o_fast.book.book import ErrorBook
 from ap2o_fast.book.manifest import read_manifest
+from ap2o_fast.book.reader import Reader
 from ap2o_fast.errors import UsageError
 
 BATCH = 8192
@@ -16,9 +17,9 @@ BATCH = 8192
 
 
 def copy_rows(
-    source: ErrorBook, rows: npt.NDArray[np.int64], target: ErrorBook, advance: Callable[[int], object] | None = None
+    source: Reader, rows: npt.NDArray[np.int64], target: ErrorBook, advance: Callable[[int], object] | None = None
 ) -> None:
-    """Append rows to another book, which has their problems, in their order, and commit them.
+    """Append rows to another book, which has their problems, in their order and as they are, and commit them.
 
     Args:
         rows: (K,) row ids of `source`.
@@ -30,13 +31,13 @@ def copy_rows(
     """
     for start in range(0, len(rows), BATCH):
         part = rows[start : start + BATCH]
-        target.append([source.row(row) for row in part.tolist()])
+        target.append_from(source, part)
         target.commit()
         if advance is not None:
             advance(len(part))
 
 
-def copy_problems(source: ErrorBook, problems: Iterable[int], target: ErrorBook) -> None:
+def copy_problems(source: Reader, problems: Iterable[int], target: ErrorBook) -> None:
     """Have problems of a book in another one.
 
     Args:
@@ -50,15 +51,21 @@ def copy_problems(source: ErrorBook, problems: Iterable[int], target: ErrorBook)
     target.commit()
 
 
-def annotated(book: ErrorBook) -> list[tuple[str, str]]:
+def annotated(book: Reader) -> list[tuple[str, str]]:
     """Return the (name, key) of every annotation that a book has, in order of their first values."""
     entries = read_manifest(book.folder).annotations
     return list(dict.fromkeys((entry.name, entry.key) for entry in entries))
 
 
-def copy_subset(source: ErrorBook, rows: npt.NDArray[np.int64], target: ErrorBook) -> None:
-    """Write rows into an empty book, with their problems and all that is annotated to them."""
-    copy_problems(source, np.unique(source.column("problem")[rows]).tolist(), target)
+def copy_subset(
+    source: Reader, rows: npt.NDArray[np.int64], target: ErrorBook, problems: Iterable[int] | None = None
+) -> None:
+    """Write rows into an empty book, with their problems and all that is annotated to them.
+
+    Args:
+        problems: indices of all problems that the new book gets; by default those of the rows.
+    """
+    copy_problems(source, np.unique(source.column("problem")[rows]).tolist() if problems is None else problems, target)
     copy_rows(source, rows, target)
     for name, key in annotated(source):
         annotate_known(target, name, key, source.annotation(name, key)[rows])

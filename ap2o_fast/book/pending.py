@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ _FINISH_CODE = {name: code for code, name in enumerate(FINISHES)}
 _TOKENS, _LOGPROBS = np.dtype("<i4"), np.dtype("<f4")
 
 
+@dataclass(frozen=True)
 class Batch:
     """Rows that were given together, by column; all of them are as they must be, or the batch is not made.
 
@@ -25,7 +28,11 @@ class Batch:
         blobs: {ragged array: (its bytes, how many of its elements each row has)}.
     """
 
-    def __init__(self, rows: Sequence[Row], problems: Sequence[int]) -> None:
+    columns: Mapping[str, npt.NDArray[Any]]
+    blobs: Mapping[str, tuple[bytes, list[int]]]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], problems: Sequence[int]) -> Batch:
         """Copy what is needed of `rows` (at least one), each with its problem's index.
 
         Raises:
@@ -59,7 +66,7 @@ class Batch:
             "code_length": [len(code) for code in codes],
         }
         try:
-            self.columns = {name: np.array(values[name], dtype) for name, dtype in _COLUMN_TYPES.items()}
+            columns = {name: np.array(values[name], dtype) for name, dtype in _COLUMN_TYPES.items()}
         except OverflowError as error:
             raise DataError(
                 f"a number of {_name(rows[0])} or of the {len(rows) - 1} rows given with it is out of range",
@@ -68,7 +75,7 @@ class Batch:
             ) from error
         logprobs = np.concatenate([row.logprobs for row in rows]).astype(_LOGPROBS, copy=False).tobytes()
         codes = [b"" if start >= 0 else code for start, code in zip(starts, codes, strict=True)]
-        self.blobs = {"tokens": (tokens, lengths), "logprobs": (logprobs, lengths)} | {
+        blobs = {"tokens": (tokens, lengths), "logprobs": (logprobs, lengths)} | {
             name: (b"".join(parts), [len(part) for part in parts])
             for name, parts in (
                 ("text", texts),
@@ -77,6 +84,7 @@ class Batch:
                 ("policy", [encode_text(row.policy) for row in rows]),
             )
         }
+        return cls(columns, blobs)
 
     @property
     def keys(self) -> KeyColumns:

@@ -69,6 +69,19 @@ class Reader:
             for first in range(0, segment.entry.counts["rows"], _PART):
                 yield start + first, tuple(column[first : first + _PART] for column in columns)
 
+    def located(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Segment, npt.NDArray[np.int64]]]:
+        """Yield (a sealed file, places in it) until all of `rows` have come, in their order.
+
+        Args:
+            rows: (K,) row ids, each 0 to N - 1.
+        """
+        starts = np.array(self._row_starts)
+        files = np.searchsorted(starts, rows, side="right") - 1
+        bounds = np.r_[0, np.flatnonzero(np.diff(files)) + 1, len(rows)] if len(rows) else np.zeros(1, np.int64)
+        for first, last in pairwise(bounds.tolist()):
+            file = int(files[first])
+            yield self._rows[file], rows[first:last] - starts[file]
+
     def tokens(self, row: int) -> npt.NDArray[np.int32]:
         """Return the answer's token ids, (L,) int32, a view into the map."""
         segment, index = self._row(row)

@@ -154,6 +154,45 @@ def test_a_subset_holds_the_chosen_rows_their_problems_and_annotations(tmp_path:
     np.testing.assert_array_equal(target.annotation("ref_logp", "m"), np.array([3, np.nan, 9, np.nan], np.float32))
 
 
+@pytest.mark.parametrize("rows", [range(60), [59, 3, 4, 5, 30, 29, 0], [7], []])
+def test_rows_taken_as_they_are_stored_are_those_appended_one_by_one(tmp_path: Path, rows: Sequence[int]) -> None:
+    """From several files, to another numbering of the problems, bit for bit."""
+    book = ErrorBook.create(tmp_path / "a", files=Unsynced())
+    add_problems(book)
+    for start in range(0, 60, 13):
+        book.append([make_row(number) for number in range(start, min(start + 13, 60))])
+        book.commit()
+        book.commit()
+    targets = []
+    for name in "bc":
+        target = ErrorBook.create(tmp_path / name, files=Unsynced())
+        for problem in reversed(range(PROBLEMS)):
+            target.add_problem(book.task_ids[problem], book.prompt_ids(problem), book.prompt(problem))
+        targets.append(target)
+    one_by_one, stored = targets
+    one_by_one.append([book.row(row) for row in rows])
+    stored.append_from(book, np.array(rows, np.int64))
+    for target in targets:
+        target.commit()
+    assert rows_of(stored) == [plain(book.row(row)) for row in rows]
+    (one,), (other,) = (list(target.folder.glob("*.rows")) for target in targets)
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_rows_of_another_book_are_refused_as_any_others(tmp_path: Path) -> None:
+    book = write(tmp_path / "a", [make_row(number) for number in range(9)])
+    target = ErrorBook.create(tmp_path / "b", files=Unsynced())
+    with pytest.raises(DataError, match="problem 'task/0' is not in the error book"):
+        target.append_from(book, np.arange(9))
+    add_problems(target)
+    target.append([make_row(4)])
+    with pytest.raises(DataError, match="answer 0 of round 0 to 'task/4'"):
+        target.append_from(book, np.arange(2, 9))
+    target.append_from(book, np.arange(4))
+    target.commit()
+    assert rows_of(target) == [plain(make_row(number)) for number in (4, 0, 1, 2, 3)]
+
+
 def test_drawing_is_by_seed_without_repetition_and_in_order() -> None:
     rows = np.arange(100, 200)
     drawn = draw(rows, 30, seed=1)

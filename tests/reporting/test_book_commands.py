@@ -213,6 +213,46 @@ def test_repair_takes_from_a_copy_what_is_as_it_was_sealed_and_says_what_is_left
     assert code == 3 and file.name in err
 
 
+def test_repair_without_a_copy_says_what_is_lost_and_writes_the_rest_beside(
+    whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    assert call(capsys, "repair", run)[:2] == (0, f"{run / 'book'}: every file is as it was sealed\n")
+    code, _, err = call(capsys, "repair", run, "--out", tmp_path / "new")
+    assert code == 2 and "nothing of" in err
+    answers, file = len(ErrorBook.open(run / "book")), sorted((run / "book").glob("*.rows"))[-1]
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    code, _, err = call(capsys, "repair", run)
+    assert code == 3 and file.name in err and f" of {answers:,} answers" in err
+    assert call(capsys, "repair", run, tmp_path, "--out", tmp_path / "new")[0] == 2
+    code, out, err = call(capsys, "repair", run, "--out", tmp_path / "new")
+    assert code == 0, err
+    kept = len(ErrorBook.open(tmp_path / "new" / "book", check=True))
+    assert f"lost are {answers - kept:,} of {answers:,} answers" in out and 0 <= kept < answers
+    assert file.read_bytes() != whole and call(capsys, "verify", run)[0] == 3, "the damaged book is as it was"
+
+
+@pytest.mark.parametrize("command", ["sample", "merge", "export", "pairs"])
+def test_nothing_is_made_of_a_damaged_book(
+    whole_run: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, new = shutil.copytree(whole_run, tmp_path / "run"), tmp_path / "new"
+    file = sorted((run / "book").glob("*.rows"))[-1]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    words = {
+        "sample": ("sample", run, new),
+        "merge": ("merge", new, whole_run, run),
+        "export": ("export", run, "--format", "jsonl", "--out", new),
+        "pairs": ("export", run, "--pairs", "--format", "jsonl", "--out", new),
+    }
+    code, _, err = call(capsys, *words[command])
+    assert code == 3 and file.name in err and "ap2o book repair" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
 def test_the_page_on_books_names_every_field_and_command() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "book.md").read_text(encoding="utf-8")
     for field in FIELDS:
