@@ -128,10 +128,10 @@ def sit(
         rest = stream.rest()
         while bunch := list(itertools.islice(rest, BUNCH)):
             keep(bunch)
-    if failed is not None:
-        raise failed
-    if asked():
-        raise KeyboardInterrupt
+        if failed is not None:
+            raise failed
+        if asked():
+            raise KeyboardInterrupt
     return counts
 
 

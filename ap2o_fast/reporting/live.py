@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
@@ -96,22 +96,24 @@ def _stage_table(stages: list[Stage], width: int) -> Table:
     names += ["pass@1", "loss"]
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in names:
-        table.add_column(name, no_wrap=True, overflow="ellipsis", justify="left" if name == "stage" else "right")
+        least = {"pass@1": 6, "loss": 5}.get(name)
+        side: JustifyMethod = "left" if name == "stage" else "right"
+        table.add_column(name, no_wrap=True, overflow="ellipsis", justify=side, min_width=least)
     for stage in stages:
-        cells = _cells(stage)
+        cells = _cells(stage, wide=width >= MEDIUM)
         style = "dim" if stage.finished else "red" if stage.finished is False else ""
         table.add_row(*(cells[name] for name in names), style=style)
     return table
 
 
-def _cells(stage: Stage) -> dict[str, RenderableType]:
+def _cells(stage: Stage, *, wide: bool) -> dict[str, RenderableType]:
     left = stage.seconds_left
     ended = stage.finished is not None
     time = f"in {duration(stage.seconds)}" if ended else f"{duration(left)} left" if left is not None else ""
     bar = ProgressBar(total=max(1, stage.total), completed=stage.done, width=BAR)
     return {
         "stage": Text(stage.name),
-        "done": Text(stage.count),
+        "done": Text(stage.count if wide else f"{stage.done:,}/{stage.total:,}"),
         "": "" if ended else bar,
         "rate": f"{rate(stage.rate)}/s",
         "time": time,
@@ -133,5 +135,5 @@ def _error_table(stage: Stage, width: int) -> Table:
         bar = ProgressBar(total=most, completed=count, width=max(4, min(BAR, width - 30)), complete_style="red")
         table.add_row(name, f"{count:,}", bar)
     if len(errors) > ERRORS:
-        table.add_row(f"{len(errors) - ERRORS} others", f"{sum(count for _, count in errors[ERRORS:]):,}", "")
+        table.add_row(f"{len(errors) - ERRORS} more types", f"{sum(count for _, count in errors[ERRORS:]):,}", "")
     return table

@@ -159,6 +159,23 @@ def test_a_process_that_does_not_answer_is_ended(
     assert (todo[0].path / "checkpoint").exists()
 
 
+def test_a_second_interrupt_ends_all_at_once(todo: list[PlannedRun], programs: Callable[..., None]) -> None:
+    programs(dpo=WAITS.replace("sys.exit(130)", "pass"), dyn_dpo=FINISHES, ap2o_l2h=FINISHES)
+
+    def interrupt() -> None:
+        for name in ("began", "checkpoint"):
+            while not (todo[0].path / name).exists():
+                stopped.wait(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = threading.Event()
+    waiter = threading.Thread(target=interrupt, daemon=True)  # a run that never begins must not hang the tests
+    waiter.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_all(todo)  # which waits SECONDS_TO_CHECKPOINT for a run, after one interrupt
+    waiter.join()
+
+
 def test_runs_of_one_process_share_what_takes_long_to_start(todo: list[PlannedRun]) -> None:
     sets = SimpleNamespace(problems={"train": []})
     shared: Any = SimpleNamespace(quiet=True, judge=object(), sets=sets, vllm=object())

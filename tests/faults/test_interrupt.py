@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from ap2o_fast.interrupt import Interrupt
+from ap2o_fast.interrupt import ASKED, Interrupt
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -18,3 +18,13 @@ def test_the_second_signal_does_not_wait_for_the_step(number: signal.Signals) ->
         assert interrupt.asked
         signal.raise_signal(number)
     assert signal.getsignal(number) is before
+
+
+def test_one_within_another_knows_what_was_asked_before_and_tells_once() -> None:
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt), Interrupt(told.append) as outer:
+        signal.raise_signal(signal.SIGINT)
+        with Interrupt(told.append) as inner:
+            assert inner.asked and outer.asked
+            signal.raise_signal(signal.SIGINT)
+    assert told == [ASKED]
