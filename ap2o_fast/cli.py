@@ -17,9 +17,10 @@ from rich.table import Table
 from ap2o_fast import book_cli
 from ap2o_fast import config as settings
 from ap2o_fast.allocator import prepare_allocator
-from ap2o_fast.comparing.command import compare, print_comparison
+from ap2o_fast.comparing.command import compare
 from ap2o_fast.config import Config
 from ap2o_fast.errors import Ap2oError, UsageError
+from ap2o_fast.report_command import report
 from ap2o_fast.setting_commands import config, doctor, init
 from ap2o_fast.upstream_commands import import_exam, plan
 
@@ -159,19 +160,7 @@ def serve(context: typer.Context, file: Target) -> None:
     serve(_config(file, context.args[:end]), context.args[end:])
 
 
-@app.command()
-def report(run: RunPath) -> None:
-    """Write report.html anew, or comparison.html."""
-    from ap2o_fast.comparing.systems import is_comparison
-    from ap2o_fast.reporting.report import write_report
-    from ap2o_fast.run_folder import RunFolder
-
-    if is_comparison(run):
-        from ap2o_fast.comparing import comparison
-
-        print_comparison(comparison.report(run))
-        return
-    out.print(f"report: {write_report(RunFolder.open(run).path)}", soft_wrap=True)
+app.command()(report)
 
 
 @app.command()
