@@ -17,7 +17,7 @@ from rich.table import Table
 from ap2o_fast import book_cli
 from ap2o_fast import config as settings
 from ap2o_fast.allocator import prepare_allocator
-from ap2o_fast.comparing.command import compare, print_comparison
+from ap2o_fast.comparing.command import compare
 from ap2o_fast.config import Config
 from ap2o_fast.errors import UsageError
 from ap2o_fast.failures import Commands
@@ -25,6 +25,7 @@ from ap2o_fast.failures import run as run_command
 from ap2o_fast.interrupt import Interrupted
 from ap2o_fast.options import PASS_ON, Json, Quiet, RunPath, Target
 from ap2o_fast.output import Output, rank
+from ap2o_fast.report_command import report
 from ap2o_fast.setting_commands import config, doctor, init
 from ap2o_fast.upstream_commands import import_exam, plan
 
@@ -173,19 +174,7 @@ def serve(context: typer.Context, file: Target) -> None:
     serve(_config(file, context.args[:end]), context.args[end:])
 
 
-@app.command()
-def report(run: RunPath) -> None:
-    """Write report.html anew, or comparison.html."""
-    from ap2o_fast.comparing.systems import is_comparison
-    from ap2o_fast.reporting.report import write_report
-    from ap2o_fast.run_folder import RunFolder
-
-    if is_comparison(run):
-        from ap2o_fast.comparing import comparison
-
-        print_comparison(comparison.report(run))
-        return
-    out.print(f"report: {write_report(RunFolder.open(run).path)}", soft_wrap=True)
+app.command()(report)
 
 
 @app.command()

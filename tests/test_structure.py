@@ -61,6 +61,7 @@ BESIDE = {
     "book_exchange": "reporting",
     "book_cli": "reporting",
     "serving": "training",
+    "report_command": "pipeline",
     "setting_commands": "pipeline",
     "kept": "reporting",
     "options": None,

@@ -10,7 +10,7 @@ from typing import Any
 from ap2o_fast import config as settings
 from ap2o_fast.comparing import cost
 from ap2o_fast.comparing.exam import open_exam, sit_exam
-from ap2o_fast.comparing.page import write_page
+from ap2o_fast.comparing.page import make_page, write_page
 from ap2o_fast.comparing.results import initial_test, read_results
 from ap2o_fast.comparing.runs import finish, is_finished, run_all
 from ap2o_fast.comparing.summary import summarise
@@ -75,6 +75,12 @@ def report(path: Path) -> Compared:
     return _write(folder, planned_runs(folder.config, path), {})
 
 
+def make_report(path: Path) -> str:
+    """The page of a comparison as far as its runs are finished; nothing is written. Errors: as `report`."""
+    folder = RunFolder.open(path)
+    return _made(folder, planned_runs(folder.config, path))[1]
+
+
 def _open(config: Config) -> RunFolder:
     """The comparison's folder. Its own group of settings may change from call to call: more systems, more seeds.
 
@@ -121,14 +127,18 @@ def _run(
 
 
 def _write(folder: RunFolder, runs: list[PlannedRun], failed: dict[str, str]) -> Compared:
+    summary, page = _made(folder, runs)
+    folder.write_json(SUMMARY, summary)
+    return Compared(summary=summary, page=write_page(folder, page), failed=failed)
+
+
+def _made(folder: RunFolder, runs: list[PlannedRun]) -> tuple[dict[str, Any], str]:
     exam = folder.path / "exam"
     if not (exam / "evaluation.json").exists():
         raise DataError(f"{folder.path} has no tested model yet", do=f"`ap2o compare {folder.path}` goes on")
     results = read_results(runs)
     summary = summarise(folder.config, initial_test(folder.path, folder.config), results)
-    folder.write_json(SUMMARY, summary)
-    page = write_page(folder, summary, [result.timing for result in results])
-    return Compared(summary=summary, page=page, failed=failed)
+    return summary, make_page(folder, summary, [result.timing for result in results])
 
 
 def _folder(run: PlannedRun) -> RunFolder:

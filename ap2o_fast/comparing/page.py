@@ -32,8 +32,8 @@ SECTIONS = {
 }
 
 
-def write_page(folder: RunFolder, summary: Mapping[str, Any], timings: Sequence[Mapping[str, Any]]) -> Path:
-    """Write the page of a comparison, whole or not at all; returns its path.
+def make_page(folder: RunFolder, summary: Mapping[str, Any], timings: Sequence[Mapping[str, Any]]) -> str:
+    """The page of a comparison.
 
     Args:
         summary: content of comparison.json.
@@ -47,10 +47,15 @@ def write_page(folder: RunFolder, summary: Mapping[str, Any], timings: Sequence[
         config=folder.config.model_dump(mode="json"),
         timing=_together([exam.timing, *timings]),
     )
+    return render(run, summary)
+
+
+def write_page(folder: RunFolder, page: str) -> Path:
+    """Write the page of a comparison, whole or not at all; returns its path."""
     path = folder.path / "comparison.html"
     beside = path.with_name(path.name + ".tmp")
     with beside.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(render(run, summary))
+        file.write(page)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

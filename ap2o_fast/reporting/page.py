@@ -51,6 +51,14 @@ def render(template: str, run: Run, *, sections: Mapping[str, str], **content: A
     )
 
 
+def live_frame(title: str) -> tuple[str, str]:
+    """The page around a report that is served during its run, and the content security policy it needs."""
+    script = (TEMPLATES / "live.js").read_text(encoding="utf-8")
+    style = Markup((TEMPLATES / "live.css").read_text(encoding="utf-8"))
+    made = _templates().get_template("live.html.j2").render(title=title, style=style, script=Markup(script))
+    return made, f"{_policy([script])}; frame-src 'self'; connect-src 'self'; frame-ancestors 'none'"
+
+
 @cache
 def _templates() -> Environment:
     environment = Environment(

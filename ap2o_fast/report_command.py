@@ -1,0 +1,69 @@
+"""`ap2o report`: write the page of a run or comparison anew, or serve it while the run is going; parse, call, print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ap2o_fast.errors import MachineError, UsageError
+
+out = Console()
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="the folder of a run")],
+    live: Annotated[bool, typer.Option("--live", help="serve it on this machine and renew it, until Ctrl-C")] = False,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="with --live: instead of any free one")] = None,
+) -> None:
+    """Write report.html anew, or comparison.html; with --live serve it instead, while the run is going."""
+    from ap2o_fast.comparing.systems import is_comparison
+    from ap2o_fast.reporting.report import make_report, write_report
+    from ap2o_fast.run_folder import RunFolder
+
+    if port is not None and not live:
+        raise UsageError("--port is for a report that is served", do="add --live, or leave --port out")
+    if is_comparison(run):
+        from ap2o_fast.comparing import comparison
+        from ap2o_fast.comparing.command import print_comparison
+
+        if live:
+            serve(run, partial(comparison.make_report, run), port or 0)
+        else:
+            print_comparison(comparison.report(run))
+        return
+    path = RunFolder.open(run).path
+    if live:
+        serve(path, partial(make_report, path), port or 0)
+    else:
+        out.print(f"report: {write_report(path)}", soft_wrap=True)
+
+
+def serve(run: Path, make: Callable[[], str], port: int) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        make: the page as it is now.
+        port: 0 for any that is free.
+
+    Errors: `MachineError` where the port is taken.
+    """
+    from ap2o_fast.reporting.page_server import LiveReport, mark
+
+    try:
+        server = LiveReport(make, partial(mark, run), title=run.resolve().name, port=port)
+    except OSError as error:
+        raise MachineError(
+            f"port {port} cannot be listened on: {error.strerror}", do="name another, or leave --port out"
+        ) from error
+    with server:
+        out.print(f"live report: {server.address}", markup=False, highlight=False, soft_wrap=True)
+        out.print("Whoever on this machine has the address can read it. Ctrl-C ends the server, not the run.")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            out.print("ended")
