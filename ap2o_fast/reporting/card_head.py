@@ -12,7 +12,7 @@ from ap2o_fast.reporting.run import Run
 
 
 def head(
-    run: Run, *, title: str, library: str, tags: list[str], datasets: list[str], name: str, licence: dict[str, str]
+    run: Run, *, title: str, library: str, tags: list[str], datasets: list[str], name: str, licence: dict[str, Any]
 ) -> str:
     """The head as text, both lines of dashes included.
 
@@ -37,7 +37,7 @@ def head(
     return f"---\n{data.to_yaml()}\n---\n"
 
 
-def licence_of(model: str, revision: str | None = None) -> dict[str, str]:
+def licence_of(model: str, revision: str | None = None) -> dict[str, Any]:
     """The base model's ``license``, ``license_name`` and ``license_link`` as its own card says it; empty where unknown.
 
     Args:
@@ -82,12 +82,12 @@ def _results(run: Run) -> list[EvalResult]:
             dataset_name=title,
             metric_type=f"pass@{k}",
             metric_name=f"pass@{k}",
-            metric_value=round(float(rate["value"]), 4),
+            metric_value=round(float(value), 4),
             metric_args={
                 **how,
-                "interval_95": [None if rate[end] is None else round(float(rate[end]), 4) for end in ("low", "high")],
+                "interval_95": [None if end is None else round(float(end), 4) for end in (rate["low"], rate["high"])],
             },
         )
         for k, rate in sorted(run.after.pass_at_k.items())
-        if rate["value"] is not None
+        if (value := rate["value"]) is not None
     ]
