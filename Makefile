@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm test-vllm-beside test-vllm-apart soak lint format docs notebook bench organism study clean
+.PHONY: help demo test test-vllm test-vllm-beside test-vllm-apart soak lint format docs notebook bench organism study dist release-check licences clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -83,6 +83,19 @@ study: $(VENV)/installed ## every system on that model, five seeds each, at equa
 	OMP_NUM_THREADS=1 $(BIN)/ap2o compare studies/organism/study.toml --systems $(STUDY) --seeds 5 \
 	  run_dir=runs/organism-study compare.jobs=2 $(ARGS)
 
+dist: $(VENV)/installed-release ## wheel and archive into dist/, checked as an index would
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+
+# One of them with the demo, cut short; PYTHONS="python3.12" for others. Each gets torch and everything anew: half an hour.
+PYTHONS ?= python3.10 python3.11 python3.12 python3.13
+release-check: dist ## the wheel in a bare environment of each Python there is, outside the checkout
+	$(PYTHON) tests/packaging/release_check.py --torch "$(TORCH)" $(PYTHONS)
+
+licences: $(VENV)/installed-dev ## THIRD_PARTY.md from the metadata of what is installed
+	$(BIN)/python -m tests.packaging.licences
+
 clean: ## remove .venv, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find ap2o_fast kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -113,6 +126,10 @@ $(VENV)/installed-vllm: $(VENV)/installed-dev
 
 $(VENV)/installed-docs: $(VENV)/installed-dev
 	$(PIP) install -q -e '.[docs]'
+	@touch $@
+
+$(VENV)/installed-release: $(VENV)/installed-dev
+	$(PIP) install -q -e '.[dev,release]'
 	@touch $@
 
 $(VENV)/installed-bench: $(VENV)/installed-dev

@@ -20,6 +20,7 @@ from ap2o_fast.allocator import prepare_allocator
 from ap2o_fast.comparing.command import compare
 from ap2o_fast.config import Config
 from ap2o_fast.errors import UsageError
+from ap2o_fast.export_command import export
 from ap2o_fast.failures import Commands
 from ap2o_fast.failures import run as run_command
 from ap2o_fast.interrupt import Interrupted
@@ -177,27 +178,11 @@ def serve(context: typer.Context, file: Target) -> None:
 app.command()(report)
 
 
-@app.command()
-def export(
-    run: RunPath,
-    folder: Annotated[Path, typer.Option("--out", help="the new folder to write")],
-    merge: Annotated[bool, typer.Option("--merge", help="add an adapter's weights to the model's own")] = False,
-) -> None:
-    """Write a run's best checkpoint to a folder of its own; with --merge an ordinary model instead of an adapter."""
-    from transformers.utils import logging
-
-    from ap2o_fast.exporting import export
-    from ap2o_fast.run_folder import RunFolder
-
-    logging.disable_progress_bar()
-    export(RunFolder.open(run), folder, merge=merge)
-    out.print(f"{'merged model' if merge else 'checkpoint'}: {folder}", soft_wrap=True)
-
-
 app.add_typer(book_cli.app, name="book")
 
 
 app.command(context_settings=PASS_ON)(compare)
+app.command()(export)
 app.command()(plan)
 app.command("import", context_settings=PASS_ON)(import_exam)
 app.command()(init)

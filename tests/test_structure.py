@@ -47,6 +47,8 @@ BESIDE = {
     "replaying": "reporting",
     "direction": "evaluation",
     "exporting": "reporting",
+    "publishing": None,
+    "export_command": "reporting",
     "comparing": "pipeline",
     "preferences": "pipeline",
     "doctor": "evaluation",

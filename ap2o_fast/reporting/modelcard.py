@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ap2o_fast.reporting import curriculum_card
+from ap2o_fast.reporting.card_head import head, licence_of
 from ap2o_fast.reporting.cost import training_rates
 from ap2o_fast.reporting.dpo import card as dpo_card
 from ap2o_fast.reporting.run import Run, read_run
@@ -84,18 +85,28 @@ def card(run: Run, *, merged: bool = False) -> str:
     """
     name, kind = clean(run.model), dpo_card if run.is_dpo else curriculum_card
     library = "peft" if _adapter(run) and not merged else "transformers"
-    head = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
-    if run.config and not run.model_is_local:
-        head.append(f"base_model: {json.dumps(name)}")
-    if run.is_dpo and dpo_card.datasets(run):
-        head += ["datasets:", *(f"- {json.dumps(each)}" for each in dpo_card.datasets(run))]
-    tags = ("sft" if run.is_sft else "dpo", *kind.TAGS, *(["lora"] if library == "peft" else []))
-    head += ["tags:", *(f"- {tag}" for tag in tags), "---", ""]
-    body = [f"# {name}, trained with {kind.system(run)}", ""]
+    title = f"{name}, trained with {kind.system(run)}"
+    base = str(run.setting("model.name", "")) if run.config else ""
+    licence = licence_of(base, run.setting("model.revision")) if base else {}
+    top = head(
+        run,
+        title=title,
+        library=library,
+        tags=["sft" if run.is_sft else "dpo", *kind.TAGS, *(["lora"] if library == "peft" else [])],
+        datasets=dpo_card.datasets(run) if run.is_dpo else [],
+        name="" if run.model_is_local else base,
+        licence=licence,
+    )
+    body = [f"# {title}", ""]
     body += [kind.method(run), "", *kind.results(run), *_training(run, kind.facts(run)), *_use(run, merged=merged)]
     body += ["## Limits", "", *(f"- {_inline(line)}" for line in kind.limits(run))]
-    body += ["- Licence and intended use are those of the base model and of the data.", ""]
-    return "\n".join(head + body)
+    body += [f"- {_licence(licence)}", ""]
+    return top + "\n" + "\n".join(body)
+
+
+def _licence(found: dict[str, str]) -> str:
+    known = f" ({_inline(found.get('license_name', found['license']))})" if found.get("license") else ""
+    return f"Licence and intended use are those of the base model{known} and of the data."
 
 
 def _training(run: Run, more: list[tuple[str, Any]]) -> list[str]:

@@ -25,6 +25,7 @@ OTHERS = {
     "evalplus.evaluate": "EvalPlus's own; tests/evaluation/test_given_answers.py runs it",
     "git": "no part of ours",
     "cd": "the shell's",
+    ".": "the shell's",
     "export": "the shell's",
     "less": "no part of ours",
     "tail": "no part of ours",

@@ -23,6 +23,7 @@ import pytest
 pytest.importorskip("setuptools", reason="building needs setuptools; it is in the extra `dev`")
 
 PACKAGES = "ap2o_fast, ap2o_fast.judge, ap2o_fast.reporting, ap2o_kernels"
+PAGES = ("README.md", "LICENSE", "THIRD_PARTY.md", "SECURITY.md", "CHANGELOG.md")
 WHERE = f"import {PACKAGES}; print(ap2o_fast.__file__); print(ap2o_kernels.__file__)"
 
 
@@ -52,7 +53,7 @@ def checkout(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("ap2o_fast", "kernels"):
         shutil.copytree(repo / name, copy / name, ignore=ignore)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", *PAGES):
         shutil.copy(repo / name, copy / name)
     return copy
 
@@ -97,11 +98,29 @@ def test_a_wheel_has_every_file_and_is_imported_from_elsewhere(checkout: Path, w
     assert "demo" in says
 
 
+def test_data_that_is_read_at_run_time_is_in_the_wheel(wheel: Path) -> None:
+    """Told by hand: the other test compares with the sources, which may lack the same."""
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+    assert {
+        "ap2o_fast/demo.toml",
+        "ap2o_fast/py.typed",
+        "ap2o_kernels/py.typed",
+        "ap2o_fast/problems/starter.jsonl",
+        "ap2o_fast/comparing/published.json",
+        "ap2o_fast/reporting/templates/base.html.j2",
+        "ap2o_fast/reporting/templates/report.js",
+    } <= inside
+    assert [name for name in inside if re.match(r"ap2o_fast/judge/languages/\w+\.(js|hpp)$", name)]
+    assert {name.split("/")[0] for name in inside if ".dist-info/" not in name} == {"ap2o_fast", "ap2o_kernels"}
+
+
 def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         says = Parser().parsestr(archive.read(name).decode())
-        assert any(name.endswith("LICENSE") for name in archive.namelist())
+        pages = {Path(name).name for name in archive.namelist() if ".dist-info/licenses/" in name}
+    assert pages == {"LICENSE", "THIRD_PARTY.md"}
     assert (says["Name"], says["Version"]) == ("ap2o-fast", "0.1.0")
     assert says["License-Expression"] == "Apache-2.0"
     assert {"vllm", "flash", "lora", "eval", "track", "dev"} <= set(says.get_all("Provides-Extra", []))
@@ -144,6 +163,11 @@ def test_an_sdist_builds_the_same_wheel(checkout: Path, wheel: Path, tmp_path: P
     )
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()} - {""}
+        assert set(PAGES) <= inside
+        top = {name.split("/")[0] for name in inside if not name.startswith("ap2o_fast.egg-info")}
+        ours = {"ap2o_fast", "kernels", "pyproject.toml", "setup.py", "setup.cfg", "MANIFEST.in", "PKG-INFO"}
+        assert top == {*ours, *PAGES} - {"ap2o_fast.egg-info"}
         archive.extractall(tmp_path / "unpacked", filter="data")
     (source,) = (tmp_path / "unpacked").iterdir()
     pip("wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source, cwd=tmp_path)

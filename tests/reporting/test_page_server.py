@@ -20,8 +20,8 @@ import pytest
 
 from ap2o_fast.cli import main
 from ap2o_fast.errors import DataError
-from ap2o_fast.reporting.page_server import LiveReport, Mark, mark
 from ap2o_fast.reporting.metrics import MetricsSink, read_lines
+from ap2o_fast.reporting.page_server import LiveReport, Mark, mark
 from ap2o_fast.reporting.report import make_report
 from tests.reporting import browser as chromium
 

@@ -383,7 +383,7 @@ def test_model_card_has_the_real_numbers(whole_run: Path) -> None:
     card = paths[1].read_text(encoding="utf-8")
     saved = json.loads((whole_run / "evaluation.json").read_text())
     assert f"{saved['after']['pass_at_k']['1']['value']:.1%}" in card
-    assert 'base_model: "HuggingFaceTB/SmolLM2-135M-Instruct"' in card
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card
     assert f"| WrongResult | {saved['before']['errors']['WrongResult']} |" in card
     assert "- replayed: failures of the exam and fresh failures of the model in training, 4 answers a problem" in card
     assert "- fresh answers: 72 in 3 rounds" in card
