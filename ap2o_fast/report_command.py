@@ -62,7 +62,8 @@ def serve(run: Path, make: Callable[[], str], port: int) -> None:
         ) from error
     with server:
         out.print(f"live report: {server.address}", markup=False, highlight=False, soft_wrap=True)
-        out.print("Whoever on this machine has the address can read it. Ctrl-C ends the server, not the run.")
+        told = "Whoever on this machine has the address can read it. Ctrl-C ends the server, not the run."
+        out.print(told, soft_wrap=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

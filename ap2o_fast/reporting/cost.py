@@ -13,12 +13,14 @@ STAGES = {
     "test": "answers to the test, before and after, and their verdicts",
     "quiz": "answers to the quiz, and their verdicts",
     "replay": "fresh answers to replay, and their verdicts",
+    "replay reference": "their log-probabilities under the initial model",
     "reference": "log-probabilities under the initial model",
+    "trial": "both directions of the curriculum, tried on the quiz set",
     "correct": "training",
     "evaluate": "held-out pairs",
 }
 TRAINING = "correct"
-STEPS, REST = "optimiser steps", "choosing pairs, packing, saving"
+STEPS, REST = "optimiser steps", "packing, saving"
 
 
 def cost_rows(

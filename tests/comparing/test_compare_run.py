@@ -15,6 +15,7 @@ from tiny import World
 from ap2o_fast import config
 from ap2o_fast.book import ErrorBook
 from ap2o_fast.cli import main
+from ap2o_fast.comparing import comparison
 from ap2o_fast.comparing import exam as exam_module
 from ap2o_fast.comparing.comparison import Compared, compare
 from ap2o_fast.errors import DataError, MachineError, UsageError
@@ -195,7 +196,12 @@ def test_report_and_compare_write_the_page_of_a_folder_anew(
         (folder / "comparison.html").unlink()
         code, out, _ = call(capsys, *command)
         assert code == 0 and "ap2o-l2h/no-replay" in out and "comparison.html" in out
-        assert "Published, other weights" in (folder / "comparison.html").read_text(encoding="utf-8")
+        page = (folder / "comparison.html").read_text(encoding="utf-8")
+        assert "Published, other weights" in page
+        (folder / "comparison.html").unlink()
+        assert comparison.make_report(folder) == page, "what `ap2o report --live` serves"
+        assert not (folder / "comparison.html").exists()
+        (folder / "comparison.html").write_text(page, encoding="utf-8")
     code, _, err = call(capsys, "compare", folder, "compare.seeds=[1]")
     assert code == 2 and "fixed" in err
 

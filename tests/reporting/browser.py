@@ -110,8 +110,10 @@ def start(profile: Path) -> Iterator[Browser]:
         assert driver.stdout
         port = next(found[1] for line in driver.stdout if (found := re.search(r"on port (\d+)\.", line)))
         page = Browser(f"http://127.0.0.1:{port}", profile)
-        yield page
-        page.quit()
+        try:
+            yield page
+        finally:
+            page.quit()  # the driver does not end its browser
     finally:
         driver.terminate()
         driver.wait(timeout=30)

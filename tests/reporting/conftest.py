@@ -68,8 +68,11 @@ HOSTILE: tuple[tuple[ErrorType, str, int, str], ...] = (
 )
 
 
-def append(book: ErrorBook, task_id: str, round: int, answers: list[tuple[ErrorType, str, int, str]]) -> None:
-    """One problem's answers of one round: (error, code, line, message) each."""
+def append(
+    book: ErrorBook, task_id: str, round: int, answers: list[tuple[ErrorType, str, int, str]], *, distinct: bool = True
+) -> None:
+    """One problem's answers of one round: (error, code, line, message) each; equal code has equal tokens unless they
+    are to be `distinct`."""
     book.add_problem(task_id, np.arange(5, dtype=np.int32), "def running_total(numbers):")
     rows = [
         Row(
@@ -79,7 +82,7 @@ def append(book: ErrorBook, task_id: str, round: int, answers: list[tuple[ErrorT
             seed=sample,
             policy=f"epoch-{round}" if round else "init",
             token_ids=np.frombuffer(code.encode("utf-8", "replace")[:60].ljust(60), dtype=np.uint8).astype(np.int32)
-            + sample,
+            + (sample if distinct else 0),
             logprobs=np.full(60, -0.3, dtype=np.float32),
             text=code,
             code=code,

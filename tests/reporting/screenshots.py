@@ -36,7 +36,7 @@ RUN, COMPARISON = "report.html", "comparison.html"
 CHOOSE = (
     "const f = document.getElementById('filter').elements; f.error.value = 'NameError';"
     "f.error.dispatchEvent(new Event('input', {bubbles: true}));"
-    "document.querySelectorAll('.pair:not([hidden])')[0].open = true;"
+    "document.querySelector('.pair:not([hidden]) tr.changed.failing').closest('.pair').open = true;"
 )
 SHOTS = (
     Shot(name="report", page=RUN, size=(1280, 1400)),
@@ -53,6 +53,7 @@ SHOTS = (
 def take(browser: Browser, shot: Shot, folder: Path, out: Path) -> Path:
     """Take one picture of a page in `folder`; returns its path."""
     browser.size(*shot.size)
+    browser.devtools("Emulation.setScrollbarsHidden", hidden=True)
     browser.scheme(shot.scheme)
     browser.open(folder / shot.page)
     if shot.before:

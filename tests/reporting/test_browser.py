@@ -39,6 +39,14 @@ def shown_pairs(browser: Browser) -> list[list[str]]:
     )
 
 
+def loaded(browser: Browser) -> list[str]:
+    """What pages have asked for since the log was last read, their own pictures left out."""
+    entries = [json.loads(entry["message"])["message"] for entry in browser.log("performance")]
+    sent = [entry["params"] for entry in entries if entry["method"] == "Network.requestWillBeSent"]
+    urls = [each["request"]["url"] for each in sent if each["documentURL"].startswith("file:")]
+    return [url for url in urls if not url.startswith(("data:", "blob:"))]
+
+
 def test_draws_every_figure_without_an_error_and_loads_nothing(browser: Browser, report: Path) -> None:
     browser.open(report)
     assert [entry for entry in browser.log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
@@ -48,11 +56,7 @@ def test_draws_every_figure_without_an_error_and_loads_nothing(browser: Browser,
     )
     assert len(plots) >= 11
     assert min(plots) >= 1
-    requests = [json.loads(entry["message"])["message"] for entry in browser.log("performance")]
-    sent = [entry["params"] for entry in requests if entry["method"] == "Network.requestWillBeSent"]
-    urls = [entry["request"]["url"] for entry in sent if entry["documentURL"].startswith("file:")]
-    assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert sum(url.startswith("file:") for url in urls) == 1
+    assert loaded(browser) == [report.resolve().as_uri()]
 
 
 def test_model_text_is_inert(browser: Browser, report: Path) -> None:
@@ -154,6 +158,26 @@ def test_fits_a_phone_and_follows_the_colour_scheme(browser: Browser, report: Pa
     browser.size(1200, 900)
 
 
+def test_a_phone_shows_the_difference_without_scrolling_sideways(browser: Browser, report: Path) -> None:
+    browser.size(390, 844)
+    browser.open(report)
+    browser.run("document.querySelectorAll('.pair').forEach(p => { p.open = true; })")
+    wide = browser.run(
+        "return [...document.querySelectorAll('.pair .scroll')].filter(s => s.scrollWidth > s.clientWidth + 1).length"
+    )
+    assert wide == 0
+    assert browser.run("return document.documentElement.scrollWidth") <= 390
+    shown = browser.run(
+        "const r = document.querySelector('.pair tr.changed');"
+        "const [a, b] = [...r.querySelectorAll('.code')].map(c => c.getBoundingClientRect());"
+        "return [a.bottom <= b.top + 1, a.left === b.left]"
+    )
+    assert shown == [True, True]
+    once = "const c = document.querySelector('.pair tr.same').cells; return [...c].map(x => x.checkVisibility())"
+    assert browser.run(once) == [False, False, True, True]
+    browser.size(1200, 900)
+
+
 def test_details_open_by_keyboard_and_everything_has_a_name(browser: Browser, report: Path) -> None:
     browser.open(report)
     nameless = browser.run(
@@ -251,7 +275,9 @@ def test_a_comparison_opens_too(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "comparison.html"
     page.write_text(made_up.page(tmp_path), encoding="utf-8")
     browser.size(390, 844)
+    loaded(browser)
     browser.open(page)
+    assert loaded(browser) == [page.resolve().as_uri()]
     assert [entry for entry in browser.log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     traces = "p.querySelectorAll('.scatterlayer .trace, .bars .point').length"
     drawn = browser.run(f"return [...document.querySelectorAll('[data-plot]')].map(p => {traces})")

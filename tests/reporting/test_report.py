@@ -304,6 +304,17 @@ def test_failures_that_nothing_solved_are_shown_alone(tmp_path: Path) -> None:
         assert [line.right for line in shown if line.failing] == [fault[2]]
 
 
+def test_an_answer_that_was_given_often_is_shown_once(tmp_path: Path) -> None:
+    fault = (ErrorType.NameError, *FAULTS[ErrorType.NameError])
+    with ErrorBook.create(tmp_path / "book") as book:
+        for task_id in ("a", "b"):
+            append(book, task_id, 0, [fault] * 5, distinct=False)
+        book.commit()
+        found = find_failures(book, seed=0)
+    assert [(kind.answers, kind.distinct, kind.problems, kind.shown) for kind in found.kinds] == [(10, 2, 2, 2)]
+    assert sorted(failure.problem for failure in found.shown) == ["a", "b"]
+
+
 def test_the_page_is_bounded_whatever_a_model_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = "\n".join(f"    x = '{'y ' * 200}{i}'" for i in range(200))
     kinds = [kind for kind in ErrorType if kind.is_failure]
