@@ -62,6 +62,7 @@ format: $(VENV)/installed-dev ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python -m tests.docs_links
+	$(BIN)/python -m tests.command_docs
 
 bench: $(VENV)/installed-bench ## the fused head beside its peers on this machine, error first, then time and memory
 	$(BIN)/python -m pytest benchmarks/kernels --benchmark-only -q --benchmark-columns=min,median,max,rounds $(ARGS)
