@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import signal
 from pathlib import Path
 
 import pytest
@@ -86,11 +87,11 @@ def test_each_kind_ends_with_its_code(
     assert ended(capsys, "doctor") == (kind.exit_code, "error: it broke\nwhy: of age\ndo:  mend it\n")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_before_anything_began_says_so(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    def interrupt(hub: bool) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("ap2o_fast.doctor.findings", interrupt)
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("ap2o_fast.doctor.findings", lambda hub: signal.raise_signal(number))
     assert ended(capsys, "doctor") == (130, "interrupted; start the command again\n")
+    assert signal.getsignal(signal.SIGTERM) is before
