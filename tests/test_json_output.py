@@ -174,3 +174,13 @@ def test_what_is_no_number_is_null() -> None:
     )
     plain = json.loads(line_of(event, 5.0), parse_constant=lambda name: pytest.fail(name))
     assert plain["values"] == {"loss": None} and plain["seconds_left"] is None
+
+
+def test_a_comparison(world: tiny.World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    some = ["--systems", "dpo,dyn-dpo", "--seeds", "1", "compare.resamples=1000", "train.epochs=1", "sampling.n=12"]
+    found = events(capsys, "compare", world.settings, f"run_dir={tmp_path / 'all'}", *some)
+    compared = result(found, "compare")
+    assert compared["failed"] == {} and compared["page"] == str(tmp_path / "all" / "comparison.html")
+    kept = json.loads((tmp_path / "all" / "comparison.json").read_text())
+    assert {name: compared[name] for name in kept} == kept
+    assert any("finished in" in event["text"] for event in found if event["event"] == "note")
