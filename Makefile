@@ -63,6 +63,7 @@ format: $(VENV)/installed-dev ## rewrite the sources in the project's style
 	$(BIN)/ruff format .
 	$(BIN)/python -m tests.docs_links
 	$(BIN)/python -m tests.docs.configuration
+	$(BIN)/python -m tests.command_docs
 
 docs: $(VENV)/installed-docs ## the documentation as a site: build/site/index.html; broken links end it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -38,7 +41,8 @@ def run(call: Callable[[], Any], *, debug: bool) -> None:
     Of an error that several processes of torchrun have, one of them tells. With `debug` errors come out as they are.
     """
     try:
-        call()
+        with _terminable():
+            call()
     except (Stopped, KeyboardInterrupt) as stopped:
         _interrupted(stopped.__cause__ if isinstance(stopped, Stopped) else stopped)
     except Exception as error:
@@ -51,6 +55,20 @@ def run(call: Callable[[], Any], *, debug: bool) -> None:
             _say("do:  make room or change run_dir, then `ap2o resume`")
             raise SystemExit(Exit.MACHINE) from error
         _unexpected(error)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does. Not under torchrun, whose SIGTERM must end what waits for others."""
+    here = threading.current_thread() is threading.main_thread()
+    if not here or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _known(error: Ap2oError) -> NoReturn:

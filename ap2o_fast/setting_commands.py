@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ap2o_fast import config as settings
+from ap2o_fast.config import Config
 from ap2o_fast.errors import UsageError
+from ap2o_fast.exits import Exit
+from ap2o_fast.options import Json
+from ap2o_fast.output import Output
 
 out = Console()
 
@@ -43,26 +48,48 @@ def doctor(
     context: typer.Context,
     plan: Annotated[Path | None, typer.Option(help="a settings file: the memory that its training will need")] = None,
     processes: Annotated[int, typer.Option(min=1, help="with --plan: how many train together under torchrun")] = 1,
+    hub: Annotated[bool, typer.Option("--hub", help="also ask whether the Hugging Face Hub answers")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say what works on this machine, what does not, and how to mend it; or what memory a run will need."""
-    if plan is not None:
-        from ap2o_fast.reporting.memory import print_plan
-        from ap2o_fast.training.memory.fit import plan_run
-
-        config = settings.load(plan, context.args)
-        print_plan(config, plan_run(config, processes), out, processes)
-        return
-    if processes > 1:
+    if plan is None and processes > 1:
         raise UsageError("doctor --processes is for a plan", do="name a settings file with --plan FILE")
-    if context.args:
+    if plan is None and context.args:
         raise UsageError(f"doctor takes no {context.args[0]!r}", do="give settings after --plan FILE")
-    from ap2o_fast.doctor import findings
+    with Output("doctor", as_json=as_json) as output:
+        if plan is not None:
+            _plan(settings.load(plan, context.args), processes, output)
+        elif not _examine(output, hub=hub):
+            raise typer.Exit(Exit.MACHINE)
 
-    table = Table("", "what", "found", "what to do")
+
+def _plan(config: Config, processes: int, output: Output) -> None:
+    from ap2o_fast.reporting.memory import print_plan
+    from ap2o_fast.training.memory.fit import plan_run
+
+    planned = plan_run(config, processes)
+    sizes = {"parts": planned.parts, "phases": planned.phases, "overhead": planned.overhead, "host": planned.host}
+    output.result({"needed": planned.needed, **sizes, "train": planned.train.model_dump(mode="json")})
+    print_plan(config, planned, output.out, processes)
+
+
+def _examine(output: Output, *, hub: bool) -> bool:
+    """Look and tell; returns whether nothing keeps a run from working."""
+    from ap2o_fast.doctor import abilities, findings
+
+    found = findings(hub=hub)
+    able = abilities(found)
+    well = all(finding.status != "fail" for finding in found)
+    output.result({"well": well, "findings": list(map(asdict, found)), "abilities": list(map(asdict, able))})
     marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
-    found = findings()
+    table = Table("", "what", "found", "what to do")
     for finding in found:
         table.add_row(marks[finding.status], *map(escape, (finding.name, finding.detail, finding.fix)))
-    out.print(table)
-    if any(finding.status == "fail" for finding in found):
-        raise typer.Exit(4)
+    output.out.print(table)
+    table = Table("", "on this machine", "how far", "what would help")
+    for ability in able:
+        table.add_row(
+            "[green]yes[/]" if ability.works else "no", *map(escape, (ability.name, ability.detail, ability.fix))
+        )
+    output.out.print(table)
+    return well

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, TextIO
 
 from ap2o_fast.reporting.stage import Stage
@@ -105,7 +105,7 @@ Event = StageEvent | NoteEvent | ResultEvent | ErrorEvent | InterruptedEvent
 
 def line_of(event: Event, now: float) -> str:
     """One JSON line: ``event`` first, then ``time`` (seconds since 1970), then the event's own fields."""
-    plain = asdict(event)
+    plain = dict(vars(event))
     return json.dumps({"event": plain.pop("event"), "time": round(now, 3), **_finite(plain)}, ensure_ascii=False)
 
 

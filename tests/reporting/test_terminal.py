@@ -9,9 +9,10 @@ from rich.console import Console
 
 from ap2o_fast.book import ErrorBook
 from ap2o_fast.reporting.bookview import view
+from ap2o_fast.reporting.live import LiveTable
 from ap2o_fast.reporting.run import read_run
 from ap2o_fast.reporting.tables import print_results
-from ap2o_fast.reporting.terminal import progress
+from ap2o_fast.reporting.terminal import Lines, display_of, note, progress, showing
 from ap2o_fast.reporting.text import clean, duration, percent, points, rate, shorten
 
 
@@ -179,3 +180,69 @@ def test_formats() -> None:
     assert (percent(0.3137), percent(None), points(-0.0312), points(0.05)) == ("31.4%", "–", "−3.1", "+5.0")
     assert (rate(0.1234), rate(12.345), rate(1234.5)) == ("0.123", "12.3", "1,234")
     assert shorten("abcdef", 4) == "abcd … (+2 characters)"
+
+
+def live(width: int, height: int = 24) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, height=height, color_system=None)
+
+
+def drawn(table: LiveTable, width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, height=24, color_system=None)
+    console.print(table.render())
+    return [line.rstrip() for line in text(console).splitlines()]
+
+
+@pytest.mark.parametrize("width", [120, 80, 40, 20])
+def test_the_live_table_shows_stages_errors_and_loss_and_fits(width: int) -> None:
+    clock, table = Clock(), LiveTable(live(width))
+    with showing(table):
+        with progress("exam (init)", 40, "answers", clock=clock) as bar:
+            clock.now += 2
+            bar.advance(8, {"Passed": 2, "NameError": 5, "Flaky": 1})
+            rows = drawn(table, width)
+            assert all(len(row) <= width for row in rows)
+            if width >= 40:
+                assert "0.286" in rows[1], "2 of the 7 answers that were judged"
+                assert any(row.startswith("NameError") and " 5 " in row for row in rows)
+            if width >= 80:
+                assert "8/40 answers" in rows[1] and "8.0 s left" in rows[1]
+            assert ("4/s" in rows[1]) is (width == 120)
+        with progress("correct epoch 1/2", 10, "pairs", clock=clock) as bar:
+            bar.advance(4, None, loss=0.69314)
+            rows = drawn(table, width)
+            assert all(len(row) <= width for row in rows) and len(rows) > 4
+            if width >= 40:
+                assert rows[2].endswith("0.6931"), "the exam stays as a row above"
+
+
+def test_more_stages_than_a_terminal_has_rows_leave_as_lines_and_all_are_there_at_the_end() -> None:
+    console = live(100, height=17)
+    with showing(LiveTable(console)):
+        for number in range(8):
+            with progress(f"quiz {number}", 1, "answers") as bar:
+                bar.advance()
+    said = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", text(console))
+    assert [len(re.findall(rf"quiz {number}: 1 answers in", said)) for number in range(8)] == [1] * 8
+
+
+def test_a_note_is_shown_below_the_table() -> None:
+    table = LiveTable(live(100))
+    with showing(table), progress("exam", 1, "answers"):
+        note("interrupted")
+        assert drawn(table, 100)[-1] == "interrupted"
+
+
+@pytest.mark.parametrize(("term", "kind"), [("dumb", Lines), ("xterm", LiveTable)])
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch, term: str, kind: type) -> None:
+    monkeypatch.setenv("TERM", term)
+    assert isinstance(display_of(Console(file=io.StringIO(), force_terminal=True)), kind)
+    assert isinstance(display_of(Console(file=io.StringIO())), Lines)
+
+
+def test_verdicts_of_an_earlier_run_count() -> None:
+    console, clock = screen(terminal=False), Clock()
+    with progress("exam", 10, "answers", done=6, types={"Passed": 3, "Exit": 3}, console=console, clock=clock) as bar:
+        clock.now += 1
+        bar.advance(2, {"Passed": 1, "TypeError": 1})
+    assert bar.errors == {"Exit": 3, "TypeError": 1}
+    assert text(console) == "exam: 8 answers in 1.0 s · 2 answers/s · pass@1 0.500\n"

@@ -1,4 +1,4 @@
-"""`ap2o doctor`: what works on this machine, what does not, and how to mend it."""
+"""The doctor's checks: each looks at one thing and yields what it found."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
+from ap2o_fast.doctor.finding import Finding
 from ap2o_fast.errors import MachineError
-
-Status = Literal["ok", "warn", "fail"]
 
 PYTHON = ((3, 10), (3, 13))
 DEMO_MEMORY_GIB = 6.0
 DEMO_DISK_GIB = 2.0
 SLOW_SYNC_MS = 50.0
+REPORT = "report this: a check of the doctor itself broke; the other checks stand"
 OPTIONAL = {
     "triton": (
         "fused kernels on a GPU",
@@ -35,23 +33,6 @@ OPTIONAL = {
     "evalplus": ("scores by EvalPlus itself", "in the clone: pip install -e '.[eval]'"),
     "datasets": ("problems by Hub name", "in the clone: pip install -e '.[hub]'"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One line of the doctor's report.
-
-    Attributes:
-        name: what was looked at.
-        status: `ok`; `warn`, something is slower or missing; `fail`, a run cannot work.
-        detail: what was found, with units.
-        fix: what to do about it; empty where there is nothing to do.
-    """
-
-    name: str
-    status: Status
-    detail: str
-    fix: str = ""
 
 
 def findings(*, hub: bool = False, folder: Path | None = None) -> list[Finding]:
@@ -71,7 +52,7 @@ def findings(*, hub: bool = False, folder: Path | None = None) -> list[Finding]:
         ("disk", lambda: _disk(here)),
         ("sandbox", _sandbox),
         ("languages", _languages),
-        ("ap2o_kernels", _kernels),
+        ("kernels", _kernels),
         ("optional packages", _optional),
         ("vLLM", _vllm),
     ]
@@ -82,7 +63,7 @@ def findings(*, hub: bool = False, folder: Path | None = None) -> list[Finding]:
         try:
             found += check()
         except Exception as error:  # whatever a broken installation raises is what the reader came to see
-            fix = "install anew: in the clone, make clean, then make demo" if isinstance(error, ImportError) else ""
+            fix = "install anew: in the clone, make clean, then make demo" if isinstance(error, ImportError) else REPORT
             found.append(Finding(name=name, status="fail", detail=f"{type(error).__name__}: {error}", fix=fix))
     return found
 
@@ -153,9 +134,11 @@ def _transformers() -> Iterator[Finding]:
 
 
 def _memory() -> Iterator[Finding]:
-    available = _available_gib()
+    available = available_gib()
     if available is None:
-        yield Finding(name="memory", status="warn", detail="cannot be read on this system")
+        yield Finding(
+            name="memory", status="warn", detail="cannot be read on this system", fix="see that /proc is mounted"
+        )
         return
     enough = available >= DEMO_MEMORY_GIB
     yield Finding(
@@ -166,7 +149,7 @@ def _memory() -> Iterator[Finding]:
     )
 
 
-def _available_gib() -> float | None:
+def available_gib() -> float | None:
     """What the kernel says can be had without swapping, or the room left in our cgroup where that is less."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -247,12 +230,9 @@ def _languages() -> Iterator[Finding]:
 
 
 def _kernels() -> Iterator[Finding]:
-    import torch
+    from ap2o_fast.doctor import kernels
 
-    from ap2o_kernels import available_impls
-
-    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-        yield Finding(name=f"ap2o_kernels, {device}", status="ok", detail=", ".join(available_impls(device)))
+    yield from kernels.findings()
 
 
 def _optional() -> Iterator[Finding]:
