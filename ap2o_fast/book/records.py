@@ -75,6 +75,16 @@ def annotation_field(name: str, key: str) -> Field:
     return Field(f"{name}@{key}", "float32", "an annotation")
 
 
+def annotation_values(book: ErrorBook) -> dict[str, npt.NDArray[np.float32]]:
+    """{field of an annotation: (N,) values} of all that a book has."""
+    return {annotation_field(name, key).name: book.annotation(name, key) for name, key in annotated(book)}
+
+
+def as_label(labels: Mapping[str, str]) -> str:
+    """What a book was made with as the field `labels` has it."""
+    return json.dumps(labels, sort_keys=True)
+
+
 def to_records(
     book: ErrorBook, rows: npt.NDArray[np.int64], labels: Mapping[str, str], *, all_problems: bool
 ) -> tuple[tuple[Field, ...], Iterator[Record]]:
@@ -85,10 +95,8 @@ def to_records(
         labels: what the book was made with.
         all_problems: add the problems without any answer.
     """
-    known = annotated(book)
-    fields = (*FIELDS, *(annotation_field(name, key) for name, key in known))
-    values = {annotation_field(name, key).name: book.annotation(name, key) for name, key in known}
-    return fields, _records(book, rows, json.dumps(labels, sort_keys=True), values, all_problems)
+    fields = (*FIELDS, *(annotation_field(name, key) for name, key in annotated(book)))
+    return fields, _records(book, rows, as_label(labels), annotation_values(book), all_problems)
 
 
 def _records(

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,22 @@ from ap2o_fast.errors import DataError, MachineError, UsageError
 FORMATS = ("parquet", "arrow", "jsonl", "hf")
 _BATCH = 4096
 """Records that are in memory at a time."""
+Batches = Callable[[Any, Any, int], Iterator[Any]]
+"""Gives the records as Arrow's record batches: of the package `pyarrow`, a schema, and the number in each."""
 
 
-def write_table(path: Path, format: str, records: Iterable[Record], fields: Sequence[Field] | None = None) -> int:
+def write_table(
+    path: Path,
+    format: str,
+    records: Iterable[Record],
+    fields: Sequence[Field] | None = None,
+    batches: Batches | None = None,
+) -> int:
     """Write records to a new file, or folder where `format` is ``hf``; it is there once it is whole.
 
     Args:
         fields: of the records; without them the types are those of the first records.
+        batches: where they are to be had by column, which is faster; the formats that need no records take them then.
 
     Returns: how many records there were.
     Errors: `UsageError` for an unknown format, or where there is something at `path`; `MachineError` where a package is
@@ -42,14 +51,14 @@ def write_table(path: Path, format: str, records: Iterable[Record], fields: Sequ
             count = _write_lines(beside, records, fields)
         elif format == "hf":
             datasets = _datasets()
-            count = _write_arrow(stream, "stream", records, fields)
+            count = _write_arrow(stream, "stream", records, fields, batches)
             disabled = datasets.are_progress_bars_disabled()
             datasets.disable_progress_bars()
             datasets.Dataset.from_file(str(stream)).save_to_disk(str(beside))
             if not disabled:
                 datasets.enable_progress_bars()
         else:
-            count = _write_arrow(beside, format, records, fields)
+            count = _write_arrow(beside, format, records, fields, batches)
         os.rename(beside, path)
     except OSError as error:
         raise MachineError(f"cannot write {path}", why=str(error), do="name a folder with room") from error
@@ -139,26 +148,33 @@ def _read_lines(path: Path) -> Iterator[tuple[str, Record]]:
             yield place, record
 
 
-def _write_arrow(path: Path, format: str, records: Iterable[Record], fields: Sequence[Field] | None) -> int:
+def record_batch(pa: Any, schema: Any, records: Sequence[Record]) -> Any:
+    """Some records as one of Arrow's record batches."""
+    columns = [pa.array([record[name] for record in records], schema.field(name).type) for name in schema.names]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _write_arrow(
+    path: Path, format: str, records: Iterable[Record], fields: Sequence[Field] | None, batches: Batches | None
+) -> int:
     pa, pq = _pyarrow()
     count, iterator = 0, iter(records)
-    batches = iter(lambda: list(itertools.islice(iterator, _BATCH)), [])
-    first = next(batches, [])
+    parts: Iterator[list[Record]] = iter(lambda: list(itertools.islice(iterator, _BATCH)), [])
     if fields is not None:
         schema = pa.schema([(field.name, _type(pa, field.type)) for field in fields])
     else:
+        first = next(parts, [])
         schema = pa.Table.from_pylist(first).schema
+        parts = itertools.chain([first] if first else [], parts)
+    made = batches(pa, schema, _BATCH) if batches else (record_batch(pa, schema, part) for part in parts)
     with path.open("wb") as file:
         if format == "parquet":
             writer = pq.ParquetWriter(file, schema, compression="zstd")
         else:
             writer = (pa.ipc.new_file if format == "arrow" else pa.ipc.new_stream)(file, schema)
         with writer:
-            for batch in itertools.chain([first] if first else [], batches):
-                columns = [
-                    pa.array([record[name] for record in batch], schema.field(name).type) for name in schema.names
-                ]
-                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+            for batch in made:
+                writer.write_batch(batch)
                 count += len(batch)
         file.flush()
         os.fsync(file.fileno())
