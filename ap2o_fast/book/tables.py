@@ -68,13 +68,16 @@ def write_table(
     return count
 
 
-def read_table(path: Path, fields: Sequence[Field] | None = None) -> Iterator[tuple[str, Record]]:
+def read_table(
+    path: Path, fields: Sequence[Field] | None = None, only: Sequence[str] | None = None
+) -> Iterator[tuple[str, Record]]:
     """Yield the records of a file or folder that `write_table` wrote, each with its place for errors.
 
     What it is, its content says. Lists of numbers come as arrays where the format has types.
 
     Args:
         fields: to convert to; others come as they are, those that are not there do not come.
+        only: names of the fields that are wanted; formats that can leave the others unread.
 
     Errors: `DataError` where it is none of these, or damaged; `MachineError` where a package is missing.
     """
@@ -83,7 +86,7 @@ def read_table(path: Path, fields: Sequence[Field] | None = None) -> Iterator[tu
         yield from _read_lines(path)
         return
     number = 0
-    for table in _tables(path, kind):
+    for table in _tables(path, kind, only):
         for record in _of_table(table, fields or (), path):
             number += 1
             yield f"{path}, row {number}", record
@@ -169,7 +172,10 @@ def _write_arrow(
     made = batches(pa, schema, _BATCH) if batches else (record_batch(pa, schema, part) for part in parts)
     with path.open("wb") as file:
         if format == "parquet":
-            writer = pq.ParquetWriter(file, schema, compression="zstd")
+            # Log-probabilities hardly repeat: a dictionary of them costs more time than all else.
+            listed = [f"{field.name}.list.element" for field in fields or () if field.type == "list<int32>"]
+            named = [*listed, *(field.name for field in fields or () if not field.type.startswith("list"))]
+            writer = pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=named or True)
         else:
             writer = (pa.ipc.new_file if format == "arrow" else pa.ipc.new_stream)(file, schema)
         with writer:
@@ -181,24 +187,29 @@ def _write_arrow(
     return count
 
 
-def _tables(path: Path, kind: str) -> Iterator[Any]:
-    """Tables of at most `_BATCH` rows, or a little more."""
+def _tables(path: Path, kind: str, only: Sequence[str] | None) -> Iterator[Any]:
+    """Tables of at most `_BATCH` rows, or a little more, with all columns or those of `only` that are there."""
     pa, pq = _pyarrow()
+
+    def wanted(names: Sequence[str]) -> list[str]:
+        return [name for name in names if only is None or name in only]
+
     try:
         if kind == "hf":
             datasets = _datasets()
             found = datasets.load_from_disk(str(path))
             if isinstance(found, datasets.DatasetDict):
                 raise DataError(f"{path} has several splits: {', '.join(found)}", do="name the folder of one of them")
-            yield from found.with_format("arrow").iter(_BATCH)
+            yield from found.select_columns(wanted(found.column_names)).with_format("arrow").iter(_BATCH)
         elif kind == "parquet":
-            for batch in pq.ParquetFile(path).iter_batches(_BATCH):
+            file = pq.ParquetFile(path)
+            for batch in file.iter_batches(_BATCH, columns=wanted(file.schema_arrow.names)):
                 yield pa.Table.from_batches([batch])
         else:
             with pa.memory_map(str(path)) as source:
                 reader = pa.ipc.open_file(source)
                 for index in range(reader.num_record_batches):
-                    yield pa.Table.from_batches([reader.get_batch(index)])
+                    yield pa.Table.from_batches([reader.get_batch(index)]).select(wanted(reader.schema.names))
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
