@@ -263,17 +263,21 @@ class ErrorBook(Reader):
         """
         writer = self._writing()
         if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
-            raise DataError(f"annotation {name!r}: rows must be a NumPy array of integers")
+            raise DataError(f"annotation {name!r}: rows must be a NumPy array of integers", do="give the ids of rows")
         rows = rows.astype(np.int64)
         check_vector(rows, np.int64, f"rows of annotation {name!r}")
         check_vector(values, np.float32, f"values of annotation {name!r}")
         if len(rows) != len(values):
-            raise DataError(f"annotation {name!r} has {len(rows)} rows and {len(values)} values")
+            raise DataError(
+                f"annotation {name!r} has {len(rows)} rows and {len(values)} values", do="give one value for each row"
+            )
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise DataError(f"annotation {name!r} has rows outside 0 to {len(self) - 1}", do="commit the rows first")
         if np.isnan(values).any():
             row = rows[np.isnan(values)][0]
-            raise DataError(f"annotation {name!r} has NaN for row {row}", why="NaN stands for no value")
+            raise DataError(
+                f"annotation {name!r} has NaN for row {row}", why="NaN stands for no value", do="leave the row out"
+            )
         if not len(rows):
             return
         try:

@@ -226,7 +226,9 @@ def _of_table(table: Any, fields: Sequence[Field], path: Path) -> Iterator[Recor
             column = column.cast(wanted.get(name, column.type))
         except pa.ArrowException as error:
             raise DataError(
-                f"{path}: column {name} is {column.type}, which cannot be {wanted[name]}", why=str(error)
+                f"{path}: column {name} is {column.type}, which cannot be {wanted[name]}",
+                why=str(error),
+                do="export the book again",
             ) from error
         columns[name] = _values(pa, column)
     for values in zip(*columns.values(), strict=True):
