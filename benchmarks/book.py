@@ -158,14 +158,14 @@ def planned(book: ErrorBook) -> dict[str, float]:
     }
 
 
-def needed(rows: int) -> tuple[int, int]:
+def needed(rows: int, *, plan: bool) -> tuple[int, int]:
     """Return the bytes of (disk, memory) that a size takes at its peak: while files are merged, and while planning."""
-    return int(rows * KEPT) + LARGEST + DISK_TRIAL, 512 * MIB + rows * PLANNED
+    return int(rows * KEPT) + LARGEST + DISK_TRIAL, 512 * MIB + plan * rows * PLANNED
 
 
-def announce(rows: int, folder: Path) -> None:
+def announce(rows: int, folder: Path, *, plan: bool) -> None:
     """Print what a size will take and what there is; stop where the disk has too little."""
-    disk, memory = needed(rows)
+    disk, memory = needed(rows, plan=plan)
     free = shutil.disk_usage(folder).free
     available = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
     print(
@@ -259,7 +259,7 @@ def main() -> None:
     results = []
     try:
         for rows in options.rows:
-            announce(rows, root)
+            announce(rows, root, plan=not options.no_plan)
             results.append(measure(rows, options.commit, root / f"{rows}", plan=not options.no_plan))
             shutil.rmtree(root / f"{rows}")
             if options.json:
