@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ap2o_fast.book.arrow_rows import batches
 from ap2o_fast.book.copy_rows import draw
 from ap2o_fast.book.importing import import_rows, read_labels
 from ap2o_fast.book.records import to_records
@@ -25,7 +26,7 @@ def export_book(place: Place, path: Path, format: str, conditions: Sequence[Cond
     with place.open(check=True) as book:
         rows = draw(rows_where(book, conditions), 0, 0)
         fields, records = to_records(book, rows, facts(place), all_problems=not conditions)
-        write_table(path, format, records, fields)
+        write_table(path, format, records, fields, batches(book, rows, facts(place), all_problems=not conditions))
     return len(rows)
 
 

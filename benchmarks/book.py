@@ -1,7 +1,10 @@
 """Error book: rows appended a second, time to open, to count and to plan, and the memory for it, at several sizes.
 
     python benchmarks/book.py [--rows 100000 1000000] [--commit 256] [--folder DIR] [--json FILE]
-    python benchmarks/book.py --rows 10000000          # 2 x 10^9 tokens: some 25 GB of disk while it runs, 15 minutes
+    python benchmarks/book.py --rows 100000 1000000 10000000 --json benchmarks/results/book.json
+
+The last is 2 x 10^9 tokens: some 28 GB of disk while it runs, 15 minutes. What a size takes is printed before it
+begins; where the disk has less it is refused. The figures of a size are printed, and added to the file, as it ends.
 
 Answers are of 200 tokens with 700 characters of text, a hundred to a problem, in the order of an exam. Writing and
 reading happen in a process each. `cpu` is the processor time of the writer alone: on a shared machine compare that.
@@ -18,6 +21,7 @@ import multiprocessing
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,12 +32,17 @@ import numpy as np
 
 from ap2o_fast.book import ErrorBook, Row
 from ap2o_fast.book.fs import Files
+from ap2o_fast.book.writer import LARGEST
 from ap2o_fast.config import CurriculumSettings, TrainSettings
 from ap2o_fast.curriculum import make_pools, plan_epoch
 from ap2o_fast.judge.verdict import ErrorType, Verdict
 
 T = TypeVar("T")
 ANSWERS, TOKENS = 100, 200
+MIB = 1 << 20
+DISK_TRIAL = 1 << 30
+KEPT, PLANNED = 2460, 250
+"""Bytes of disk that a row takes, and of memory while its problem's pairs are planned."""
 CODE = "    total = 0\n    for value in values:\n        total += value * value\n" * 10
 
 
@@ -132,18 +141,42 @@ def read(rows: int, folder: Path, *, plan: bool) -> dict[str, float]:
 
 def planned(book: ErrorBook) -> dict[str, float]:
     """The time of a step's share of its epoch's plan, and of cutting the step out of the plan."""
-    curriculum, train = CurriculumSettings(), TrainSettings()
+    curriculum, train, before = CurriculumSettings(), TrainSettings(), own_mib()
     pooled, (pools, _) = best_of(1, lambda: make_pools(book, curriculum))
     epoch: dict[str, Any] = {"epoch": 0, "epochs": train.epochs, "quiz_errors": {1: 1, 2: 3}, "seed": 0}
     taken, plan = best_of(1, lambda: plan_epoch(pools, curriculum, **epoch))
+    later, _ = best_of(3, lambda: plan_epoch(pools, curriculum, **epoch | {"epoch": 1}))
     cut, steps = best_of(1, lambda: list(plan.steps(train.batch_pairs)))
     return {
         "pools s, once a run": pooled,
         "plan of an epoch s": taken,
         "pairs of an epoch": len(plan),
         "plan ms/step": (taken + cut) / len(steps) * 1e3,
+        "plan ms/step, later epochs": (later + cut) / len(steps) * 1e3,
         "cut ms/step": cut / len(steps) * 1e3,
+        "planning's memory grew by, MiB": own_mib() - before,
     }
+
+
+def needed(rows: int, *, plan: bool) -> tuple[int, int]:
+    """Return the bytes of (disk, memory) that a size takes at its peak: while files are merged, and while planning."""
+    return int(rows * KEPT) + LARGEST + DISK_TRIAL, 512 * MIB + plan * rows * PLANNED
+
+
+def announce(rows: int, folder: Path, *, plan: bool) -> None:
+    """Print what a size will take and what there is; stop where the disk has too little."""
+    disk, memory = needed(rows, plan=plan)
+    free = shutil.disk_usage(folder).free
+    available = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
+    print(
+        f"{rows:,} rows: up to {disk / 1e9:.1f} GB of disk ({free / 1e9:.1f} GB free in {folder}), "
+        f"{memory / 1e9:.1f} GB of memory ({available / 1e9:.1f} GB available)",
+        flush=True,
+    )
+    if free < disk:
+        sys.exit(f"{folder} has too little room for {rows:,} rows; name another one with --folder")
+    if available < memory:
+        sys.exit(f"there is too little memory for {rows:,} rows; --no-plan takes less than 1 GB at any size")
 
 
 def measure(rows: int, commit: int, folder: Path, *, plan: bool) -> dict[str, float]:
@@ -154,7 +187,7 @@ def measure(rows: int, commit: int, folder: Path, *, plan: bool) -> dict[str, fl
     return found | {"load of the machine": os.getloadavg()[2]}
 
 
-def disk_rates(folder: Path, size: int = 1 << 30) -> dict[str, float]:
+def disk_rates(folder: Path, size: int = DISK_TRIAL) -> dict[str, float]:
     """What one long write and what a small sync take here."""
     path, block = folder / "disk", os.urandom(1 << 24)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -226,13 +259,16 @@ def main() -> None:
     results = []
     try:
         for rows in options.rows:
+            announce(rows, root, plan=not options.no_plan)
             results.append(measure(rows, options.commit, root / f"{rows}", plan=not options.no_plan))
             shutil.rmtree(root / f"{rows}")
             if options.json:
                 add(options.json, f"{rows} rows, {options.commit} a commit", results[-1])
+            table(results[-1:])
     finally:
         shutil.rmtree(root)
-    table(results)
+    if len(results) > 1:
+        table(results)
 
 
 def add(path: Path, name: str, result: Mapping[str, float]) -> None:

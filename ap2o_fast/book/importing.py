@@ -10,7 +10,7 @@ import numpy as np
 
 from ap2o_fast.book.book import ErrorBook
 from ap2o_fast.book.copy_rows import BATCH
-from ap2o_fast.book.records import FIELDS, Record, restored, to_row
+from ap2o_fast.book.records import FIELDS, OF_PROBLEM, Record, restored, to_row
 from ap2o_fast.book.tables import read_table
 from ap2o_fast.errors import DataError
 
@@ -22,7 +22,8 @@ def read_labels(path: Path) -> dict[str, str]:
     """
     labels: str | None = None
     found = ""
-    for place, record in _records(path):
+    next(_records(path), None)  # it has all fields, or is refused
+    for place, record in read_table(path, FIELDS, only=("labels", "task_id")):
         if labels is not None and record.get("labels") != labels:
             raise DataError(
                 f"{place}: it is of a book that was made with other things than those before it",
@@ -70,7 +71,8 @@ def import_rows(path: Path, target: ErrorBook) -> int:
 def _add_problems(path: Path, target: ErrorBook) -> None:
     """Add the problems in the order that they had, those first that have no number."""
     order: dict[str, tuple[int, Record]] = {}
-    for place, record in _records(path):
+    for place, found in read_table(path, FIELDS, only=OF_PROBLEM):
+        record = restored(found, place, OF_PROBLEM)
         number = -1 if record.get("problem") is None else int(record["problem"])
         earlier = order.setdefault(record["task_id"], (number, record))[1]
         same = record["prompt"] == earlier["prompt"] and np.array_equal(record["prompt_ids"], earlier["prompt_ids"])

@@ -92,6 +92,12 @@ class Batch:
         return KeyColumns(*(self.columns[name] for name in KeyColumns._fields))
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches as one; at least one."""
+    columns = {name: np.concatenate([batch.columns[name] for batch in batches]) for name in _COLUMN_TYPES}
+    return Batch(columns, {name: _joined([batch.blobs[name] for batch in batches]) for name in batches[0].blobs})
+
+
 class Pending:
     """What was added since the last commit."""
 

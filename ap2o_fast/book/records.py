@@ -61,7 +61,8 @@ FIELDS = (
     Field("labels", "string", "JSON object: what the book was made with (model, tokenizer, prompt style)"),
 )
 NAMES = tuple(field.name for field in FIELDS)
-_OF_PROBLEM = ("problem", "task_id", "prompt", "prompt_ids", "surrogates", "labels")
+OF_PROBLEM = ("problem", "task_id", "prompt", "prompt_ids", "surrogates", "labels")
+"""The fields that are of the problem, the same for all of its answers."""
 _PROBLEMS = 4096
 """Problems that are kept decoded: their rows are not far from each other."""
 _NULLABLE = ("digest", "length", "surrogates", "labels", "problem")
@@ -75,6 +76,16 @@ def annotation_field(name: str, key: str) -> Field:
     return Field(f"{name}@{key}", "float32", "an annotation")
 
 
+def annotation_values(book: ErrorBook) -> dict[str, npt.NDArray[np.float32]]:
+    """{field of an annotation: (N,) values} of all that a book has."""
+    return {annotation_field(name, key).name: book.annotation(name, key) for name, key in annotated(book)}
+
+
+def as_label(labels: Mapping[str, str]) -> str:
+    """What a book was made with as the field `labels` has it."""
+    return json.dumps(labels, sort_keys=True)
+
+
 def to_records(
     book: ErrorBook, rows: npt.NDArray[np.int64], labels: Mapping[str, str], *, all_problems: bool
 ) -> tuple[tuple[Field, ...], Iterator[Record]]:
@@ -85,10 +96,8 @@ def to_records(
         labels: what the book was made with.
         all_problems: add the problems without any answer.
     """
-    known = annotated(book)
-    fields = (*FIELDS, *(annotation_field(name, key) for name, key in known))
-    values = {annotation_field(name, key).name: book.annotation(name, key) for name, key in known}
-    return fields, _records(book, rows, json.dumps(labels, sort_keys=True), values, all_problems)
+    fields = (*FIELDS, *(annotation_field(name, key) for name, key in annotated(book)))
+    return fields, _records(book, rows, as_label(labels), annotation_values(book), all_problems)
 
 
 def _records(
@@ -170,26 +179,30 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def restored(record: Record, place: str) -> Record:
+def restored(record: Record, place: str, names: Sequence[str] = NAMES) -> Record:
     """A record as it was before `to_records` made its texts encodable.
+
+    Args:
+        names: the fields that were read.
 
     Raises:
         DataError: a field is missing, or one that must not be null is.
     """
-    missing = [name for name in NAMES if name not in record and name not in _NULLABLE]
+    missing = [name for name in names if name not in record and name not in _NULLABLE]
     if missing:
         raise DataError(
             f"{place}: it has no {', '.join(missing)}",
             why=f"it has {', '.join(sorted(record)) or 'nothing'}",
             do="give a file that `ap2o book export` wrote",
         )
-    needed = [name for name in NAMES if name not in _NULLABLE]
-    if record["round"] is None:
-        needed = [name for name in _OF_PROBLEM if name not in _NULLABLE]
-    empty = [name for name in needed if record[name] is None]
+    if record.get("round") is None:
+        names = OF_PROBLEM
+    empty = [name for name in names if record.get(name) is None and name not in _NULLABLE]
     if empty:
         raise DataError(f"{place}: {', '.join(empty)} is null", do="export the book again")
-    return {**record, **json.loads(record["surrogates"])} if record.get("surrogates") else record
+    if not record.get("surrogates"):
+        return record
+    return record | {name: text for name, text in json.loads(record["surrogates"]).items() if name in names}
 
 
 def to_row(record: Record, place: str) -> Row:

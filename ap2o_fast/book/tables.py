@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,22 @@ from ap2o_fast.errors import DataError, MachineError, UsageError
 FORMATS = ("parquet", "arrow", "jsonl", "hf")
 _BATCH = 4096
 """Records that are in memory at a time."""
+Batches = Callable[[Any, Any, int], Iterator[Any]]
+"""Gives the records as Arrow's record batches: of the package `pyarrow`, a schema, and the number in each."""
 
 
-def write_table(path: Path, format: str, records: Iterable[Record], fields: Sequence[Field] | None = None) -> int:
+def write_table(
+    path: Path,
+    format: str,
+    records: Iterable[Record],
+    fields: Sequence[Field] | None = None,
+    batches: Batches | None = None,
+) -> int:
     """Write records to a new file, or folder where `format` is ``hf``; it is there once it is whole.
 
     Args:
         fields: of the records; without them the types are those of the first records.
+        batches: where they are to be had by column, which is faster; the formats that need no records take them then.
 
     Returns: how many records there were.
     Errors: `UsageError` for an unknown format, or where there is something at `path`; `MachineError` where a package is
@@ -42,14 +51,14 @@ def write_table(path: Path, format: str, records: Iterable[Record], fields: Sequ
             count = _write_lines(beside, records, fields)
         elif format == "hf":
             datasets = _datasets()
-            count = _write_arrow(stream, "stream", records, fields)
+            count = _write_arrow(stream, "stream", records, fields, batches)
             disabled = datasets.are_progress_bars_disabled()
             datasets.disable_progress_bars()
             datasets.Dataset.from_file(str(stream)).save_to_disk(str(beside))
             if not disabled:
                 datasets.enable_progress_bars()
         else:
-            count = _write_arrow(beside, format, records, fields)
+            count = _write_arrow(beside, format, records, fields, batches)
         os.rename(beside, path)
     except OSError as error:
         raise MachineError(f"cannot write {path}", why=str(error), do="name a folder with room") from error
@@ -59,13 +68,16 @@ def write_table(path: Path, format: str, records: Iterable[Record], fields: Sequ
     return count
 
 
-def read_table(path: Path, fields: Sequence[Field] | None = None) -> Iterator[tuple[str, Record]]:
+def read_table(
+    path: Path, fields: Sequence[Field] | None = None, only: Sequence[str] | None = None
+) -> Iterator[tuple[str, Record]]:
     """Yield the records of a file or folder that `write_table` wrote, each with its place for errors.
 
     What it is, its content says. Lists of numbers come as arrays where the format has types.
 
     Args:
         fields: to convert to; others come as they are, those that are not there do not come.
+        only: names of the fields that are wanted; formats that can leave the others unread.
 
     Errors: `DataError` where it is none of these, or damaged; `MachineError` where a package is missing.
     """
@@ -74,7 +86,7 @@ def read_table(path: Path, fields: Sequence[Field] | None = None) -> Iterator[tu
         yield from _read_lines(path)
         return
     number = 0
-    for table in _tables(path, kind):
+    for table in _tables(path, kind, only):
         for record in _of_table(table, fields or (), path):
             number += 1
             yield f"{path}, row {number}", record
@@ -139,50 +151,65 @@ def _read_lines(path: Path) -> Iterator[tuple[str, Record]]:
             yield place, record
 
 
-def _write_arrow(path: Path, format: str, records: Iterable[Record], fields: Sequence[Field] | None) -> int:
+def record_batch(pa: Any, schema: Any, records: Sequence[Record]) -> Any:
+    """Some records as one of Arrow's record batches."""
+    columns = [pa.array([record[name] for record in records], schema.field(name).type) for name in schema.names]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _write_arrow(
+    path: Path, format: str, records: Iterable[Record], fields: Sequence[Field] | None, batches: Batches | None
+) -> int:
     pa, pq = _pyarrow()
     count, iterator = 0, iter(records)
-    batches = iter(lambda: list(itertools.islice(iterator, _BATCH)), [])
-    first = next(batches, [])
+    parts: Iterator[list[Record]] = iter(lambda: list(itertools.islice(iterator, _BATCH)), [])
     if fields is not None:
         schema = pa.schema([(field.name, _type(pa, field.type)) for field in fields])
     else:
+        first = next(parts, [])
         schema = pa.Table.from_pylist(first).schema
+        parts = itertools.chain([first] if first else [], parts)
+    made = batches(pa, schema, _BATCH) if batches else (record_batch(pa, schema, part) for part in parts)
     with path.open("wb") as file:
         if format == "parquet":
-            writer = pq.ParquetWriter(file, schema, compression="zstd")
+            # Log-probabilities hardly repeat: a dictionary of them costs more time than all else.
+            listed = [f"{field.name}.list.element" for field in fields or () if field.type == "list<int32>"]
+            named = [*listed, *(field.name for field in fields or () if not field.type.startswith("list"))]
+            writer = pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=named or True)
         else:
             writer = (pa.ipc.new_file if format == "arrow" else pa.ipc.new_stream)(file, schema)
         with writer:
-            for batch in itertools.chain([first] if first else [], batches):
-                columns = [
-                    pa.array([record[name] for record in batch], schema.field(name).type) for name in schema.names
-                ]
-                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+            for batch in made:
+                writer.write_batch(batch)
                 count += len(batch)
         file.flush()
         os.fsync(file.fileno())
     return count
 
 
-def _tables(path: Path, kind: str) -> Iterator[Any]:
-    """Tables of at most `_BATCH` rows, or a little more."""
+def _tables(path: Path, kind: str, only: Sequence[str] | None) -> Iterator[Any]:
+    """Tables of at most `_BATCH` rows, or a little more, with all columns or those of `only` that are there."""
     pa, pq = _pyarrow()
+
+    def wanted(names: Sequence[str]) -> list[str]:
+        return [name for name in names if only is None or name in only]
+
     try:
         if kind == "hf":
             datasets = _datasets()
             found = datasets.load_from_disk(str(path))
             if isinstance(found, datasets.DatasetDict):
                 raise DataError(f"{path} has several splits: {', '.join(found)}", do="name the folder of one of them")
-            yield from found.with_format("arrow").iter(_BATCH)
+            yield from found.select_columns(wanted(found.column_names)).with_format("arrow").iter(_BATCH)
         elif kind == "parquet":
-            for batch in pq.ParquetFile(path).iter_batches(_BATCH):
+            file = pq.ParquetFile(path)
+            for batch in file.iter_batches(_BATCH, columns=wanted(file.schema_arrow.names)):
                 yield pa.Table.from_batches([batch])
         else:
             with pa.memory_map(str(path)) as source:
                 reader = pa.ipc.open_file(source)
                 for index in range(reader.num_record_batches):
-                    yield pa.Table.from_batches([reader.get_batch(index)])
+                    yield pa.Table.from_batches([reader.get_batch(index)]).select(wanted(reader.schema.names))
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ap2o_fast.book import COLUMNS, ErrorBook, importing, tables
+from ap2o_fast.book import COLUMNS, ErrorBook, arrow_rows, importing, tables
+from ap2o_fast.book.arrow_rows import batches
 from ap2o_fast.book.importing import import_rows, read_labels
 from ap2o_fast.book.records import FIELDS, Record, to_records
 from ap2o_fast.book.tables import FORMATS, read_table, write_table
@@ -40,9 +41,11 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> ErrorBook:
     return book
 
 
-def export(book: ErrorBook, path: Path, format: str) -> Path:
-    fields, records = to_records(book, book.select({}), LABELS, all_problems=True)
-    assert write_table(path, format, records, fields) == len(book) + 1
+def export(book: ErrorBook, path: Path, format: str, *, by_column: bool = True) -> Path:
+    rows = book.select({})
+    fields, records = to_records(book, rows, LABELS, all_problems=True)
+    columns = batches(book, rows, LABELS, all_problems=True) if by_column else None
+    assert write_table(path, format, records, fields, columns) == len(book) + 1
     return path
 
 
@@ -78,6 +81,25 @@ def test_what_goes_out_comes_back_equal(
     back = imported(path, tmp_path / "back")
     same(book, back)
     assert dict(back.labels) == LABELS
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize("format", ["parquet", "arrow", "hf"])
+def test_by_column_and_row_by_row_make_the_same_table(
+    book: ErrorBook, format: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of one and of three have some with texts that are no Unicode, and some without."""
+    need_arrow()
+    monkeypatch.setattr(tables, "_BATCH", size)
+    by_row: list[int] = []
+    plain = arrow_rows.record_batch
+    monkeypatch.setattr(arrow_rows, "record_batch", lambda *given: by_row.append(len(given[2])) or plain(*given))
+    found = [
+        [repr(record) for _, record in read_table(export(book, tmp_path / name, format, by_column=by_column))]
+        for name, by_column in (("columns", True), ("rows", False))
+    ]
+    assert found[0] == found[1] and len(found[0]) == len(book) + 1
+    assert size > 1 or 1 < sum(by_row) < len(book), "some of it by row, some by column"
 
 
 def test_other_programs_see_the_fields_with_their_types(book: ErrorBook, tmp_path: Path) -> None:
