@@ -35,9 +35,9 @@ show() {
   began=$(date +%s)
   bash -c "$1" > "$output" 2>&1 < /dev/null || status=$?
   ended=$(date +%s)
-  printf '```console\n$ %s\n' "$1"
+  printf '````console\n$ %s\n' "$1" # four: what is shown may have fences of three
   shorten < "$output"
-  printf '```\n\n%s\n\n' "$((ended - began)) s$([ "$status" -eq 0 ] || echo ", exit code $status")"
+  printf '````\n\n%s\n\n' "$((ended - began)) s$([ "$status" -eq 0 ] || echo ", exit code $status")"
   rm -f "$output"
   [ "$wanted" = any ] || [ "$status" -eq "$wanted" ]
 }

@@ -26,6 +26,7 @@ COMMANDS = sorted(
     {
         line.partition(" #")[0].strip()
         for block in blocks()
+        if block.page.name != "first-use.md"  # a transcript, of what docs/first-use.sh ran
         for line in block.commands
         if CHEAP.match(line) and not ELSEWHERE.search(line)
     }
