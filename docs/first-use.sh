@@ -15,7 +15,7 @@ TORCH=${TORCH:-torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu}
 # Standard input as a reader would see it: no colour, of lines rewritten in place the last form, no path of this
 # machine, and the middle of what is longer than HEAD_LINES + TAIL_LINES left out, with the number of lines.
 shorten() {
-  sed -e 's/\x1b\[[0-9;?]*[A-Za-z]//g' -e 's/\r$//' -e 's/.*\r//' -e "s|$PWD|~/ap2o_fast|g" -e "s|$HOME|~|g" \
+  sed -e 's/\x1b\[[0-9;?]*[A-Za-z]//g' -e 's/\r$//' -e 's/.*\r//' -e "s|$PWD|~/ap2o_fast|g" -e "s|${folder:-$HOME}|~|g" -e "s|$HOME|~|g" \
     -e 's/[[:space:]]*$//' |
     awk -v head="$HEAD_LINES" -v tail="$TAIL_LINES" '
       { line[NR] = $0 }
@@ -35,9 +35,9 @@ show() {
   began=$(date +%s)
   bash -c "$1" > "$output" 2>&1 < /dev/null || status=$?
   ended=$(date +%s)
-  printf '```console\n$ %s\n' "$1"
+  printf '````console\n$ %s\n' "$1" # four: what is shown may have fences of three
   shorten < "$output"
-  printf '```\n\n%s\n\n' "$((ended - began)) s$([ "$status" -eq 0 ] || echo ", exit code $status")"
+  printf '````\n\n%s\n\n' "$((ended - began)) s$([ "$status" -eq 0 ] || echo ", exit code $status")"
   rm -f "$output"
   [ "$wanted" = any ] || [ "$status" -eq "$wanted" ]
 }
@@ -60,7 +60,7 @@ main() {
   git clone --quiet "$repository" "$folder/ap2o_fast"
   cd "$folder/ap2o_fast"
   # Nothing that an earlier use left: no model, no packages.
-  export AP2O_CACHE="$folder/models" XDG_CACHE_HOME="$folder/cache" PIP_CACHE_DIR="$folder/pip" HF_HOME="$folder/hub"
+  export AP2O_CACHE="$folder/.cache/ap2o" XDG_CACHE_HOME="$folder/cache" PIP_CACHE_DIR="$folder/pip" HF_HOME="$folder/hub"
 
   say "# A first use, from \`git clone\` on"
   say "Written by \`docs/first-use.sh\` on $(date -u +%Y-%m-%d) at commit $(git rev-parse --short HEAD): $(machine). What was typed and what came, as

@@ -28,7 +28,7 @@ PAGES = {
 }
 """Where pages that lie outside docs/ stand in the site."""
 _LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
-_FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"(^````.*?^````$|^```(?!`).*?^```$)", re.DOTALL | re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

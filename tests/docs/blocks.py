@@ -14,7 +14,7 @@ PAGES = [
     ROOT / "studies" / "organism" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-_BLOCK = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```[ ]*$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^( *)(`{3,})([^\n`]*)\n(.*?)^\1\2[ ]*$", re.DOTALL | re.MULTILINE)
 PROGRAMS = ("ap2o", "make", "python", "python3", "pip", "torchrun")
 
 
@@ -45,7 +45,8 @@ class Block:
             return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if self.language not in ("", "text", "console"):
             return []
-        typed = [line.removeprefix("$ ") for line in lines if line.startswith(("$ ", *(f"{p} " for p in PROGRAMS)))]
+        marks = ("$ ",) if self.language == "console" else ("$ ", *(f"{program} " for program in PROGRAMS))
+        typed = [line.removeprefix("$ ") for line in lines if line.startswith(marks)]
         return [re.split(r"\s{2,}", line)[0] for line in typed]
 
 
@@ -56,6 +57,6 @@ def blocks() -> list[Block]:
         text = page.read_text(encoding="utf-8")
         for match in _BLOCK.finditer(text):
             line = text.count("\n", 0, match.start()) + 2
-            body = re.sub(f"^{match[1]}", "", match[3], flags=re.MULTILINE)
-            found.append(Block(page=page, line=line, language=match[2].strip(), text=body))
+            body = re.sub(f"^{match[1]}", "", match[4], flags=re.MULTILINE)
+            found.append(Block(page=page, line=line, language=match[3].strip(), text=body))
     return found

@@ -24,8 +24,10 @@ else:
 OTHERS = {
     "evalplus.evaluate": "EvalPlus's own; tests/evaluation/test_given_answers.py runs it",
     "git": "no part of ours",
+    "cat": "the shell's",
     "cd": "the shell's",
     ".": "the shell's",
+    "ls": "the shell's",
     "export": "the shell's",
     "less": "no part of ours",
     "tail": "no part of ours",

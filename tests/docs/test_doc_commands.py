@@ -23,6 +23,7 @@ BLOCKS = blocks()
 CHECKED = ("", "sh", "bash", "console", "text", "python", "toml", "json", "jsonl")
 NO_COMMAND = {
     "ap2o exam | analyse | correct | quiz | evaluate": "five commands in one line of README's list",
+    "ap2o config mine.toml train.lrr=1e-4": "the transcript of a first use shows how a misspelt setting is refused",
 }
 """Lines that cannot be typed as they stand, and why."""
 GIVEN = {

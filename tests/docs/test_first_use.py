@@ -53,7 +53,7 @@ def test_output_is_shown_as_a_reader_sees_it(tmp_path: Path) -> None:
 def test_a_command_is_shown_with_its_output_its_time_and_its_exit_code(tmp_path: Path) -> None:
     done = sourced("show 'echo hello; exit 3' 3; echo went on", tmp_path)
     assert re.fullmatch(
-        r"```console\n\$ echo hello; exit 3\nhello\n```\n\n\d+ s, exit code 3\n\nwent on\n", done.stdout
+        r"````console\n\$ echo hello; exit 3\nhello\n````\n\n\d+ s, exit code 3\n\nwent on\n", done.stdout
     )
     assert sourced("show 'exit 3'; echo went on", tmp_path).returncode == 1
     assert "went on" in sourced("show 'exit 3' any; echo went on", tmp_path).stdout
