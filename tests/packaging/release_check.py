@@ -1,8 +1,9 @@
 """The built wheel in bare environments, outside the checkout: `make release-check`.
 
 In each Python that is there: the wheel with its own dependencies, both packages imported, `ap2o --help`, `ap2o doctor`,
-and verdicts of `ap2o judge` on a small file; in the first one `ap2o demo`, cut short. With `--environments` folders of
-environments that have torch already are used, one a Python, and not removed.
+and verdicts of `ap2o judge` on a small file; in the first one `ap2o demo`, cut short and on the small model of
+studies/organism. With `--environments` folders of environments that have torch already are used, one a Python, and not
+removed.
 """
 
 from __future__ import annotations
@@ -32,11 +33,15 @@ ANSWERS = {
     "SyntaxError": "def f(x)\n    return x\n",
     "TimeoutError": "def f(x):\n    while True: pass\n",
 }
+SMALL = ROOT / "studies" / "organism"
+LIMITS = {"train": 8, "quiz": 2, "test": 2}
 DEMO = (
-    *(f"problems.{name}.{setting}" for name, limit in {"train": 8, "quiz": 2, "test": 2}.items() for setting in
-      ("source=starter", f"split={name}", f"limit={limit}")),
-    "sampling.n=8", "train.epochs=1", "quiz.n=1", "evaluate.n=1", "evaluate.k=[1]", "evaluate.before=false",
-)  # fmt: skip
+    f"model.name={SMALL / 'model'}",
+    *(f"problems.{name}.source={SMALL / 'problems' / name}.jsonl" for name in LIMITS),
+    *(f"problems.{name}.limit={limit}" for name, limit in LIMITS.items()),
+    *("sampling.n=8", "train.epochs=1", "quiz.n=1", "evaluate.n=1", "evaluate.k=[1]", "evaluate.before=false"),
+    "curriculum.min_passed=1",
+)
 
 
 def run(*command: str | Path, cwd: Path) -> str:
