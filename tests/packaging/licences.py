@@ -18,8 +18,6 @@ else:
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "THIRD_PARTY.md"
 CORE = "core"
-LATER = {"docs": ("mkdocs-material", "mkdocs", "nbclient", "nbformat", "ipykernel")}
-"""Extras that this list has whether or not pyproject.toml has them yet."""
 ALLOWED = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "MIT", "MPL-2.0", "PSF-2.0", "LLVM-exception"}
 """SPDX names of what a dependency's licence may be made of: free to use and to ship beside ours."""
 BENCHMARKS_ONLY = {"cut-cross-entropy": "Apple sample code licence"}
@@ -72,7 +70,7 @@ def needed() -> dict[str, list[str]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = {CORE: project["dependencies"], **project["optional-dependencies"]}
     found: dict[str, list[str]] = {}
-    for group, lines in [*groups.items(), *((name, list(lines)) for name, lines in LATER.items())]:
+    for group, lines in groups.items():
         for line in lines:
             found.setdefault(normal(re.split(r"[^\w.-]", line)[0]), []).append(group)
     return {name: list(dict.fromkeys(where)) for name, where in sorted(found.items())}
