@@ -7,6 +7,7 @@ reading.
 
 from __future__ import annotations
 
+import logging
 import math
 import resource
 import time
@@ -38,7 +39,10 @@ from ap2o_fast.training.packing.flops import Cost, peak_flops
 from ap2o_fast.training.packing.pack import Book, pack_ahead, pack_step
 from ap2o_fast.training.parallel.distributed import ALONE, World, any_rank, max_over_ranks, sum_over_ranks
 from ap2o_fast.training.profile import StepProfiler
+from ap2o_fast.training.standstill import Standstill
 from ap2o_kernels.losses import PairLoss
+
+_log = logging.getLogger(__name__)
 
 # Before the first update policy and reference are one model, so every reward is 0 up to rounding.
 _REWARD_TOLERANCE = {torch.float64: 1e-3, torch.float32: 5e-3, torch.bfloat16: 0.25}
@@ -81,6 +85,7 @@ class Engine:
         self.world = world
         self.total_steps = total_steps
         self.optimizer = Optimizer(model, train, total_steps)
+        self._standstill = Standstill(self.optimizer.schedule.warmup)
         self.cost = Cost.of(model)
         self.step = 0
         self.damaged = self._updating = False
@@ -117,6 +122,8 @@ class Engine:
         Args:
             stop: asked before each step; once it says yes no other is begun, and what is under way is still told.
 
+        A loss that stays where it began is one warning.
+
         Returns: metrics of each step, in order; `step` of the engine may be one further than those of the last told.
         Errors: as `train_step`.
         """
@@ -127,10 +134,16 @@ class Engine:
                 break
             launched = self.launch(packed)
             if before is not None:
-                yield before.read()
+                yield self._told(before)
             before = launched
         if before is not None:
-            yield before.read()
+            yield self._told(before)
+
+    def _told(self, launched: Launched) -> dict[str, float]:
+        metrics = launched.read()
+        if (said := self._standstill.see(metrics)) and self.world.rank == 0:
+            _log.warning("%s", said)
+        return metrics
 
     def launch(self, packed: PackedStep) -> Launched:
         """Begin an update on a packed step; on the CPU it is done on return, on a GPU it need not be.
