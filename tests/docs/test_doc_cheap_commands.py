@@ -19,9 +19,9 @@ from tests.docs.blocks import blocks
 CHEAP = re.compile(
     r"ap2o (book|config|data|report|doctor --plan|plan --book|evaluate .*--answers|judge|analyse|quiz)\b"
 )
-ELSEWHERE = re.compile(r"BOOK|runs/qwen|answers\.parquet|--merged|\| ")
-"""Lists with placeholders, and pages whose data are their own: tests/reporting/test_book_commands.py and tests/upstream
-run these commands."""
+ELSEWHERE = re.compile(r"BOOK|runs/qwen|answers\.parquet|--merged|--live|\| ")
+"""Lists with placeholders, pages whose data are their own, and what does not end by itself:
+tests/reporting/test_book_commands.py, tests/reporting/test_page_server.py and tests/upstream run these commands."""
 COMMANDS = sorted(
     {
         line.partition(" #")[0].strip()

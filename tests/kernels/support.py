@@ -86,6 +86,9 @@ def check_error(arguments: dict[str, Any], *, dtype: torch.dtype, device: str = 
     exact = run(arguments, dtype=torch.float64, impl="reference", **losses)
     plain = worst(run(arguments, dtype=dtype, impl="reference", device=device, **losses), exact)
     ours = worst(run(arguments, dtype=dtype, device=device, **options), exact)
+    # The loss is computed from differences of sums that are much larger than it, and cannot be known better than they.
+    rewards = float(options.get("beta", 0.1) * exact["logps"].abs().amax())
     for name, error in ours.items():
-        floor = torch.finfo(torch.float32).eps * float(exact[name].abs().max())
+        size = float(exact[name].abs().max())
+        floor = torch.finfo(torch.float32).eps * (max(size, rewards) if name == "loss" else size)
         assert error <= 3 * max(plain[name], floor), f"{name}: {error:.3g} against {plain[name]:.3g}"
