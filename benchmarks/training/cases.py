@@ -18,17 +18,13 @@ from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from ap2o_fast.curriculum.plan import PairPlan
+from ap2o_fast.doctor.what_works import SIZES
 
 PROBLEMS, PAIRS = 16, 2
 SHAPES = {  # hidden, intermediate, layers, heads, key heads, vocabulary, tied head: Qwen2.5's; two small ones for CPUs
     "tiny": (128, 384, 2, 4, 2, 4096, True),
     "small": (576, 1536, 8, 9, 3, 49152, True),
-    "0.5B": (896, 4864, 24, 14, 2, 151936, True),
-    "1.5B": (1536, 8960, 28, 12, 2, 151936, True),
-    "3B": (2048, 11008, 36, 16, 2, 151936, True),
-    "7B": (3584, 18944, 28, 28, 4, 152064, False),
-    "14B": (5120, 13824, 48, 40, 8, 152064, False),
-    "32B": (5120, 27648, 64, 40, 8, 152064, False),
+    **SIZES,
 }
 LENGTHS = {  # medians of a prompt and of an answer and the spread of their logarithms
     "mbpp": (48, 0.12, 72, 0.65),  # 192 answers to 24 problems by Qwen2.5-Coder-0.5B
