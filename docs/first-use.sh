@@ -13,10 +13,11 @@ TAIL_LINES=${TAIL_LINES:-24} # and the last so many
 TORCH=${TORCH:-torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu}
 
 # Standard input as a reader would see it: no colour, of lines rewritten in place the last form, no path of this
-# machine, and the middle of what is longer than HEAD_LINES + TAIL_LINES left out, with the number of lines.
+# machine nor pip's warnings about its package index, and the middle of what is longer than HEAD_LINES + TAIL_LINES left
+# out, with the number of lines.
 shorten() {
   sed -e 's/\x1b\[[0-9;?]*[A-Za-z]//g' -e 's/\r$//' -e 's/.*\r//' -e "s|$PWD|~/ap2o_fast|g" -e "s|${folder:-$HOME}|~|g" -e "s|$HOME|~|g" \
-    -e 's/[[:space:]]*$//' |
+    -e 's/[[:space:]]*$//' -e "/^WARNING: Location 'file:/d" |
     awk -v head="$HEAD_LINES" -v tail="$TAIL_LINES" '
       { line[NR] = $0 }
       END {
@@ -53,9 +54,9 @@ machine() {
 }
 
 main() {
-  local repository=${1:?usage: first-use.sh REPOSITORY} folder
+  local repository=${1:?usage: first-use.sh REPOSITORY}
   repository=$(if [ -d "$repository" ]; then cd "$repository" && pwd; else echo "$repository"; fi)
-  folder=$(mktemp -d)
+  folder=$(mktemp -d) # not local: what removes it at the end runs outside of this function
   [ -n "${KEEP:-}" ] || trap 'rm -rf "$folder"' EXIT
   git clone --quiet "$repository" "$folder/ap2o_fast"
   cd "$folder/ap2o_fast"
