@@ -48,7 +48,7 @@ test-vllm-apart: $(VENV)/installed-vllm
 	$(TEST_ENV) $(BIN)/python -m pytest -q -k 'vllm and server' tests/pipeline/test_vllm_server_run.py \
 	  tests/sampling/test_engines.py tests/sampling/test_vllm_server.py $(ARGS)
 
-soak: $(VENV)/installed-dev ## 10,000 programs through the judge, 500 killed writers, 50 killed runs (an hour). ARGS="--count 1000"
+soak: $(VENV)/installed-dev ## 10,000 programs through the judge, 500 killed writers, 50 killed runs (five minutes). ARGS="--count 1000"
 	$(BIN)/python tests/redteam/soak.py $(ARGS)
 	$(BIN)/python tests/faults/soak_book.py
 	$(BIN)/python tests/faults/soak_runs.py
