@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ap2o_fast.book import ErrorBook
-from ap2o_fast.curriculum import Pool, ReplayPool, first_alike, look_back, replay_pools, weakest
+from ap2o_fast.book import ErrorBook, first_alike
+from ap2o_fast.curriculum import Pool, ReplayPool, look_back, replay_pools, weakest
 from ap2o_fast.judge import ErrorType
 from ap2o_fast.workbench import Workbench
 

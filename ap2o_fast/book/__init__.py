@@ -14,10 +14,22 @@ all of a commit or nothing of it. ``docs/book-format.md`` describes every byte.
     book.tokens(7)                          # a view into the map
 """
 
+from ap2o_fast.book.alike import distinct, first_alike
 from ap2o_fast.book.book import ErrorBook
 from ap2o_fast.book.check import verify
 from ap2o_fast.book.copying import copy_book
 from ap2o_fast.book.repair import repair
 from ap2o_fast.book.rows import COLUMNS, FINISHES, Row, answer_digest
 
-__all__ = ["COLUMNS", "FINISHES", "ErrorBook", "Row", "answer_digest", "copy_book", "repair", "verify"]
+__all__ = [
+    "COLUMNS",
+    "FINISHES",
+    "ErrorBook",
+    "Row",
+    "answer_digest",
+    "copy_book",
+    "distinct",
+    "first_alike",
+    "repair",
+    "verify",
+]

@@ -7,6 +7,7 @@ import difflib
 import numpy as np
 import numpy.typing as npt
 
+from ap2o_fast.book.alike import distinct
 from ap2o_fast.book.reader import Reader
 from ap2o_fast.errors import DataError
 from ap2o_fast.judge.verdict import ErrorType
@@ -28,7 +29,7 @@ def closest_pairs(book: Reader, problem: int, rows: npt.NDArray[np.int64], limit
     """
     error = book.column("error")
     mine = np.flatnonzero(book.column("problem") == problem)
-    passed = _distinct(book, mine[error[mine] == ErrorType.Passed])
+    passed = distinct(book, mine[error[mine] == ErrorType.Passed])
     failed = np.intersect1d(mine[(error[mine] > ErrorType.Passed) & (error[mine] < ErrorType.Unjudgeable)], rows)
     task_id = book.task_ids[problem]
     if not len(passed):
@@ -37,7 +38,7 @@ def closest_pairs(book: Reader, problem: int, rows: npt.NDArray[np.int64], limit
         raise DataError(f"no answer to {task_id!r} that fits failed", do="loosen --where, or take another problem")
     codes = {row: _program(book, row) for row in passed[:_CANDIDATES].tolist()}
     pairs = []
-    for row in _distinct(book, failed)[:limit].tolist():
+    for row in distinct(book, failed)[:limit].tolist():
         matcher = difflib.SequenceMatcher(b=_program(book, row), autojunk=False)
 
         def likeness(candidate: int, matcher: difflib.SequenceMatcher[str] = matcher) -> float:
@@ -46,11 +47,6 @@ def closest_pairs(book: Reader, problem: int, rows: npt.NDArray[np.int64], limit
 
         pairs.append((max(codes, key=likeness), row))
     return pairs
-
-
-def _distinct(book: Reader, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    _, first = np.unique(book.column("digest")[rows], return_index=True)
-    return rows[np.sort(first)]
 
 
 def _program(book: Reader, row: int) -> str:

@@ -70,6 +70,11 @@ class Sound(Reader):
         known = self._of_sound("problems")
         return np.flatnonzero(self._of_sound("rows") & known[self.column("problem")])
 
+    @property
+    def lost_values(self) -> int:
+        """How many annotated values are in damaged files."""
+        return sum(each.counts["values"] for each in self._manifest.annotations if each.file in self.faults)
+
     def _of_sound(self, axis: str) -> npt.NDArray[np.bool_]:
         marks = [np.full(each.entry.counts[axis], each.entry.file not in self.faults) for each in self._rows]
         return np.concatenate([np.empty(0, bool), *marks])
@@ -100,7 +105,7 @@ def assess(book: Sound) -> Loss:
         rows=len(book) - len(book.rows),
         problems=len(book.task_ids) - len(book.problems),
         kept=len(book.rows),
-        values=sum(entry.counts["values"] for entry in book._manifest.annotations if entry.file in book.faults),
+        values=book.lost_values,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ap2o_fast.book import ErrorBook
+from ap2o_fast.book import ErrorBook, first_alike
 from ap2o_fast.curriculum.pools import Pool, ReplayPool
 from ap2o_fast.curriculum.replay import shares
 from ap2o_fast.judge.verdict import ErrorType
@@ -132,17 +132,6 @@ def replay_pools(book: ErrorBook, pools: Sequence[Pool], source: str, *, round: 
                 problem=index, passed=chosen, failed=rejected, errors=kind[rejected], fresh=fresh[rejected]
             )
     return made
-
-
-def first_alike(book: ErrorBook) -> Rows:
-    """(N,) for every row the first one that holds the same tokens to the same problem: the row itself, if it is new."""
-    problem, digest = book.column("problem"), book.column("digest")
-    order = np.lexsort((digest, problem))  # stable: the first of those alike stays the first
-    new = np.ones(len(order), bool)
-    new[1:] = (np.diff(problem[order]) != 0) | (np.diff(digest[order]) != 0)
-    first = np.empty(len(order), np.int64)
-    first[order] = order[new][np.cumsum(new) - 1]
-    return first
 
 
 def _failing(known: Known, free: set[int], kind: int) -> Rows:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from ap2o_fast.book import ErrorBook
+from ap2o_fast.book import ErrorBook, first_alike
 from ap2o_fast.config import CurriculumSettings
 from ap2o_fast.judge.verdict import ErrorType
 
@@ -84,10 +84,10 @@ def make_pools(book: ErrorBook, settings: CurriculumSettings, *, round: int = 0)
     """
     rows = np.flatnonzero(book.column("round") == round)
     rows = rows[np.argsort(book.column("problem")[rows], kind="stable")]
-    problem, error, digest = (book.column(name)[rows] for name in ("problem", "error", "digest"))
+    problem, error = book.column("problem")[rows], book.column("error")[rows]
     passes = error == ErrorType.Passed
     fails = (error > ErrorType.Passed) & (error < ErrorType.Unjudgeable)
-    alike = _alike(problem, digest)
+    alike = first_alike(book, rows)
     chance = _any(alike, passes) & _any(alike, fails) | _any(alike, error == ErrorType.Flaky)
     first_passed, first_failed = (_first(alike, kind) & ~chance[alike] for kind in (passes, fails))
     bounds = np.searchsorted(problem, np.arange(len(book.task_ids) + 1)).tolist()
@@ -113,25 +113,15 @@ def make_pools(book: ErrorBook, settings: CurriculumSettings, *, round: int = 0)
     return pools, dropped
 
 
-def _alike(problem: npt.NDArray[np.int32], digest: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """(N,) a number for every row, the same for those with the same tokens to the same problem."""
-    order = np.lexsort((digest, problem))
-    new = np.zeros(len(order), bool)
-    new[1:] = (np.diff(problem[order]) != 0) | (np.diff(digest[order]) != 0)
-    number = np.empty(len(order), np.int64)
-    number[order] = np.cumsum(new)
-    return number
-
-
 def _any(alike: npt.NDArray[np.int64], marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """(G,) whether a group of alike rows has one that is marked."""
-    found = np.zeros(int(alike.max(initial=-1)) + 1, bool)
+    """(N,) at the first of alike rows whether one of them is marked."""
+    found = np.zeros(len(alike), bool)
     found[alike[marks]] = True
     return found
 
 
 def _first(alike: npt.NDArray[np.int64], marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """(N,) True at the first marked row of every group."""
+    """(N,) True at the first marked one of alike rows."""
     marked = np.flatnonzero(marks)
     first = np.zeros(len(alike), bool)
     first[marked[np.unique(alike[marked], return_index=True)[1]]] = True

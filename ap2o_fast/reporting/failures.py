@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ap2o_fast.book import ErrorBook
+from ap2o_fast.book import ErrorBook, distinct
 from ap2o_fast.judge.verdict import ErrorType
 from ap2o_fast.reporting.sidebyside import MOST_LINES, DiffLine, around, side_by_side
 from ap2o_fast.reporting.text import clean, shorten
@@ -103,12 +103,12 @@ def find_failures(book: ErrorBook, *, seed: int) -> Failures:
     counts = np.bincount(error[of_exam], minlength=len(ErrorType))
     types = [kind for kind in ErrorType if kind.is_failure and counts[kind]]
     types.sort(key=lambda kind: -int(counts[kind]))
-    rows = {kind: _distinct(book, np.flatnonzero(of_exam & (error == kind))) for kind in types}
+    rows = {kind: distinct(book, np.flatnonzero(of_exam & (error == kind))) for kind in types}
     drawn = {kind: _draw(book, rows[kind], passed, rng) for kind in types}
     found: dict[ErrorType, list[Failure]] = {kind: [] for kind in types}
     count = text = 0
     for kind, row in ((kind, drawn[kind][i]) for i in range(PER_TYPE) for kind in types if i < len(drawn[kind])):
-        others = _distinct(book, passed[problem[passed] == problem[row]])
+        others = distinct(book, passed[problem[passed] == problem[row]])
         failure = _failure(book, row, rng.permutation(others)[:_CANDIDATES].tolist())
         count, text = count + 1, text + _size(failure)
         if count > MOST_SHOWN or text > MOST_TEXT:
@@ -125,15 +125,6 @@ def find_failures(book: ErrorBook, *, seed: int) -> Failures:
         for kind in types
     ]
     return Failures(kinds=tuple(kinds), shown=tuple(failure for kind in types for failure in found[kind]))
-
-
-def _distinct(book: ErrorBook, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The first row of every answer, by problem and tokens, in the order of the book."""
-    problem, digest = book.column("problem")[rows], book.column("digest")[rows]
-    order = np.lexsort((rows, digest, problem))
-    new = np.ones(len(rows), dtype=bool)
-    new[1:] = (np.diff(problem[order]) != 0) | (digest[order][1:] != digest[order][:-1])
-    return np.sort(rows[order[new]])
 
 
 def _draw(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ap2o_fast.book import ErrorBook, Row
+from ap2o_fast.book import ErrorBook, Row, first_alike
 from ap2o_fast.config import CurriculumSettings
 from ap2o_fast.curriculum import (
     FRESH,
@@ -19,7 +19,6 @@ from ap2o_fast.curriculum import (
     WINDOW,
     Known,
     ReplayPool,
-    first_alike,
     look_back,
     make_pools,
     plan_epoch,

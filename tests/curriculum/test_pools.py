@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ap2o_fast.book import ErrorBook, Row
+from ap2o_fast.book import ErrorBook, Row, first_alike
 from ap2o_fast.config import CurriculumSettings
-from ap2o_fast.curriculum import first_alike, make_pools
+from ap2o_fast.curriculum import make_pools
 from ap2o_fast.judge.verdict import ErrorType as E
 from ap2o_fast.judge.verdict import Verdict
 from tests.book.test_book_round_trip import Unsynced

@@ -11,8 +11,8 @@ import pytest
 from tiny import World
 
 from ap2o_fast import config
-from ap2o_fast.book import ErrorBook
-from ap2o_fast.curriculum import first_alike, look_back, make_pools, replay_pools
+from ap2o_fast.book import ErrorBook, first_alike
+from ap2o_fast.curriculum import look_back, make_pools, replay_pools
 from ap2o_fast.judge import ErrorType
 from ap2o_fast.pipeline import Pipeline
 from ap2o_fast.replaying import seconds_per_answer
