@@ -85,7 +85,7 @@ class Engine:
         self.world = world
         self.total_steps = total_steps
         self.optimizer = Optimizer(model, train, total_steps)
-        self._standstill = Standstill(self.optimizer.schedule.warmup)
+        self._standstill = Standstill(self.optimizer.schedule.warmup, loss.beta)
         self.cost = Cost.of(model)
         self.step = 0
         self.damaged = self._updating = False
@@ -117,12 +117,11 @@ class Engine:
         ref_logps: npt.NDArray[np.floating],
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[dict[str, float]]:
-        """One update a plan; batches are packed ahead and metrics come one step late.
+        """One update a plan; batches are packed ahead and metrics come one step late. Rewards that do not move are one
+        warning.
 
         Args:
             stop: asked before each step; once it says yes no other is begun, and what is under way is still told.
-
-        A loss that stays where it began is one warning.
 
         Returns: metrics of each step, in order; `step` of the engine may be one further than those of the last told.
         Errors: as `train_step`.

@@ -10,9 +10,9 @@ from ap2o_fast.training.standstill import MOVED, STEPS, Standstill
 from tests.training.test_step import BOOK, PLAN, make_trainer, references
 
 
-def told(margins: list[float], warmup: int = 3) -> list[int]:
+def told(margins: list[float], warmup: int = 3, beta: float = 1.0) -> list[int]:
     """The steps after which something is told."""
-    watch = Standstill(warmup)
+    watch = Standstill(warmup, beta)
     lines = ({"step": n, "rewards/margins": margin, "learning_rate": 1e-9} for n, margin in enumerate(margins, 1))
     return [int(line["step"]) for line in lines if watch.see(line)]
 
@@ -28,12 +28,17 @@ def test_one_that_moved_is_enough(sign: int) -> None:
     assert told([0.0] * 10 + [sign * MOVED] + [0.0] * 90) == []
 
 
+def test_rewards_are_measured_by_their_beta() -> None:
+    assert told([MOVED / 10] * 100, beta=1.0) == [3 + STEPS]
+    assert told([MOVED / 10] * 100, beta=0.1) == []
+
+
 def test_the_warm_up_does_not_count() -> None:
     assert told([1.0] * 3 + [0.0] * 100) == [3 + STEPS]
 
 
 def test_a_loss_without_margins_is_left_alone() -> None:
-    watch = Standstill(0)
+    watch = Standstill(0, 0.1)
     assert not any(watch.see({"step": n, "learning_rate": 0.0, "loss": 1.0}) for n in range(1, 100))
 
 
