@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -162,8 +161,10 @@ def main() -> None:
     parser.add_argument("page", type=Path, help="a page of docs/results")
     arguments = parser.parse_args()
     summary = json.loads((arguments.run / "comparison.json").read_text())
+    if Path(summary["model"]).is_absolute():  # a folder of one machine
+        summary["model"] = Path(summary["model"]).name
     arguments.page.write_text(with_tables(arguments.page.read_text(), summary))
-    shutil.copy(arguments.run / "comparison.json", arguments.page.with_suffix(".json"))
+    arguments.page.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n")
     draw(summary, arguments.page.with_suffix(".svg"))
 
 

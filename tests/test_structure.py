@@ -15,7 +15,24 @@ from ap2o_fast import config
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = [*sorted((ROOT / "ap2o_fast").rglob("*.py")), *sorted((ROOT / "kernels").rglob("*.py"))]
-TEXT = {".py", ".toml", ".md", ".j2", ".css", ".js", ".jsonl", ".cfg", ".ini", ".yml", ".yaml", ""}
+TEXT = {
+    ".py",
+    ".toml",
+    ".md",
+    ".j2",
+    ".css",
+    ".js",
+    ".json",
+    ".jsonl",
+    ".ipynb",
+    ".sh",
+    ".svg",
+    ".cfg",
+    ".ini",
+    ".yml",
+    "",
+}
+TEXT |= {".yaml", ".Dockerfile"}
 
 STAGES = (
     "problems",
