@@ -102,6 +102,13 @@ def test_data_parse(block: Block) -> None:
         json.loads(text)
 
 
+OPTIONAL = {
+    "datasets": "datasets is not installed: it comes with the extra `hub`",
+    "trl": "TRL is not installed: it comes with the extra `dev` on Python 3.11 or later",
+}
+"""Packages that code of the pages imports and an installation may lack, with the reason why a test is skipped then."""
+
+
 @of("python")
 def test_python_names_what_is_there(block: Block) -> None:
     """It compiles, its imports and their attributes exist, calls take their keywords, no name comes from nowhere."""
@@ -125,19 +132,25 @@ def test_python_names_what_is_there(block: Block) -> None:
 
 
 def _imported(tree: ast.Module) -> dict[str, object]:
-    """Every imported name with what it stands for. Packages that an extra brings are skipped by the test's reason."""
+    """Every imported name with what it stands for; a package that is missing is an error unless an extra brings it."""
     values: dict[str, object] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                pytest.importorskip(alias.name.split(".")[0])
+                _need(alias.name)
                 module = importlib.import_module(alias.name)
                 values[alias.asname or alias.name.split(".")[0]] = (
                     module if alias.asname else sys.modules[alias.name.split(".")[0]]
                 )
         elif isinstance(node, ast.ImportFrom) and node.module and node.module != "__future__":
-            pytest.importorskip(node.module.split(".")[0])
+            _need(node.module)
             module = importlib.import_module(node.module)
             for alias in node.names:
                 values[alias.asname or alias.name] = getattr(module, alias.name)
     return values
+
+
+def _need(name: str) -> None:
+    package = name.split(".")[0]
+    if package in OPTIONAL:
+        pytest.importorskip(package, reason=OPTIONAL[package])
