@@ -236,6 +236,8 @@ def _kernels() -> Iterator[Finding]:
 
 
 def _optional() -> Iterator[Finding]:
+    from ap2o_fast.training.models.no_hub_kernels import import_bitsandbytes
+
     for package, (gives, install) in OPTIONAL.items():
         try:
             version = metadata.version(package)
@@ -243,6 +245,8 @@ def _optional() -> Iterator[Finding]:
             yield Finding(name=package, status="ok", detail=f"not installed, optional: {gives}", fix=install)
             continue
         try:
+            if package in ("peft", "bitsandbytes"):
+                import_bitsandbytes()
             importlib.import_module(package.replace("-", "_"))
         except Exception as error:  # binary packages fail with anything when they do not fit the installed torch
             detail = f"{version} is installed and cannot be imported: {type(error).__name__}: {error}"

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from ap2o_fast.config import AdapterSettings
 from ap2o_fast.errors import DataError, MachineError, UsageError
+from ap2o_fast.training.models.no_hub_kernels import import_bitsandbytes
 
 NAME = "default"
 WEIGHTS = "adapter_model.safetensors"
@@ -185,6 +186,7 @@ def _targets(model: PreTrainedModel, asked: tuple[str, ...]) -> list[str]:
 
 def _peft() -> Any:
     try:
+        import_bitsandbytes()
         import peft
         import peft.tuners.lora
     except ImportError as error:

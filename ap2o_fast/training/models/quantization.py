@@ -13,6 +13,7 @@ import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from ap2o_fast.errors import MachineError
+from ap2o_fast.training.models.no_hub_kernels import import_bitsandbytes
 
 FORMAT = "nf4"
 
@@ -119,6 +120,7 @@ def _give_room(
 
 def _bitsandbytes() -> Any:
     try:
+        import_bitsandbytes()
         import bitsandbytes
     except ImportError as error:
         raise MachineError(
