@@ -29,7 +29,7 @@ from ap2o_fast.tracking.start import tracked
 
 def needs(package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f"needs {package}: pip install 'ap2o-fast[track]'")
+        pytest.skip(f"needs {package}: pip install -e '.[track]'")
 
 
 def run_twice(run: Path, track: config.TrackSettings) -> None:
