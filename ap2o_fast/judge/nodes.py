@@ -228,7 +228,9 @@ def _nodes_of(address: str) -> list[tuple[str, str]]:
     try:
         import ray
     except ImportError:
-        raise MachineError("judge.ray_address is set, but Ray is not here", do="in the clone: pip install -e '.[ray]'") from None
+        raise MachineError(
+            "judge.ray_address is set, but Ray is not here", do="in the clone: pip install -e '.[ray]'"
+        ) from None
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
