@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from importlib import metadata
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ap2o_fast.allocator import allocator_in_use
+from ap2o_fast.cores import usable_cores
 
 PACKAGES = (
     "ap2o-fast",
@@ -37,7 +37,7 @@ def describe(device: str, model: str) -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cores": str(os.cpu_count()),
+        "cores": str(usable_cores()),
         "torch_threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
     }

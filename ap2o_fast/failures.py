@@ -90,14 +90,20 @@ def _interrupted(error: BaseException | None) -> NoReturn:
 
 
 def _unexpected(error: Exception) -> NoReturn:
-    descriptor, name = tempfile.mkstemp(prefix="ap2o-error-", suffix=".txt")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(f"ap2o {' '.join(sys.argv[1:])}\n\n" + "".join(traceback.format_exception(error)))
+    trace = "".join(traceback.format_exception(error))
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="ap2o-error-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"ap2o {' '.join(sys.argv[1:])}\n\n{trace}")
+        where_it_is = f"{name}, which has the traceback"
+    except OSError:  # no folder for temporary files that can be written, or it is full
+        _say(trace)
+        where_it_is = "the traceback above"
     said = (str(error).strip().splitlines() or [""])[0]
     where = f"process {rank()}: " if rank() else ""
     _say(f"{where}error: {type(error).__name__}: {said}")
     _say("why: nobody expected this one: a fault of ap2o, or of a library under it")
-    _say(f"do:  report it with {name}, which has the traceback, and what `ap2o doctor` says; a run can be resumed")
+    _say(f"do:  report it with {where_it_is}, and what `ap2o doctor` says; a run can be resumed")
     raise SystemExit(Exit.FAILED) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 UNQUOTED_OFF = BeforeValidator(lambda value: "off" if value is False else value)
 """For settings that may be `off`: on the command line, which is YAML, the bare word means false."""
@@ -74,6 +74,20 @@ class ProblemsSettings(Settings):
     audit: bool = True
     """Exclude, by name and with a warning, problems that no answer can pass."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _starter(cls, given: Any) -> Any:
+        """What names no source, say `limit` alone, is said of the default one."""
+        if not isinstance(given, dict):
+            return given
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return {
+            name: {**defaults[name].model_dump(), **value}
+            if isinstance(defaults.get(name), SourceSettings) and isinstance(value, dict) and "source" not in value
+            else value
+            for name, value in given.items()
+        }
+
 
 class HeldOutSettings(Settings):
     share: float = Field(0.0, ge=0, lt=1)
@@ -135,7 +149,7 @@ class SamplingSettings(Settings):
 
 class JudgeSettings(Settings):
     workers: int = Field(0, ge=0)
-    """Programs judged side by side; 0 takes the number of cores."""
+    """Programs judged side by side; 0 takes the cores that may be used: a container's limit and `AP2O_CORES` count."""
     min_level: int = Field(2, ge=0, le=3)
     """Least isolation; below it nothing runs. 1 process limits, 2 namespaces or Landlock + seccomp, 3 both + cgroup."""
     cpu_seconds: float = Field(2.0, gt=0)

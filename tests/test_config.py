@@ -59,6 +59,13 @@ def test_saved_settings_load_to_the_same(tmp_path: Path) -> None:
     assert config.load(tmp_path / "config.json") == made
 
 
+def test_problems_without_a_source_are_of_the_default_one() -> None:
+    problems = config.load({"problems": {"test": {"source": "mine.jsonl"}}}, ["problems.train.limit=8"]).problems
+    assert (problems.train.source, problems.train.split, problems.train.limit) == ("starter", "train", 8)
+    assert (problems.quiz.source, problems.quiz.split) == ("starter", "quiz")
+    assert (problems.test.source, problems.test.split) == ("mine.jsonl", ""), "a split of another source means nothing"
+
+
 def test_the_template_holds_every_setting_at_its_default(tmp_path: Path) -> None:
     file = tmp_path / "all.toml"
     file.write_text(config.template(), encoding="utf-8")

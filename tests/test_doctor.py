@@ -94,6 +94,12 @@ def test_a_check_that_breaks_does_not_hide_the_others(tmp_path: Path, monkeypatc
     assert found["disk space"].status == "ok"
 
 
+def test_what_is_the_reader_s_to_mend_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AP2O_CORES", "all")
+    torch = next(finding for finding in findings(folder=tmp_path) if finding.name == "torch")
+    assert (torch.status, torch.fix) == ("fail", "set AP2O_CORES to 1 or more, or unset it")
+
+
 def test_a_sandbox_below_the_least_level_fails_with_the_reasons(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -76,6 +76,16 @@ def test_what_nobody_expected_says_how_to_report_it_and_keeps_the_traceback(
         main(["doctor", "--debug"])
 
 
+def test_where_no_file_can_be_written_the_traceback_is_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr("ap2o_fast.doctor.findings", lambda hub: [][3])
+    code, said = ended(capsys, "doctor")
+    assert code == Exit.FAILED and said.startswith("Traceback")
+    assert "\nerror: IndexError: list index out of range\n" in said and "report it with the traceback above" in said
+
+
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 def test_each_kind_ends_with_its_code(
     kind: type[errors.Ap2oError], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -55,6 +55,7 @@ BESIDE = {
     "demo_model": None,
     "environment": None,
     "interrupt": None,
+    "cores": None,
     "run_folder": "reporting",
     "processes": "reporting",
     "divided_sampling": "training",

@@ -16,6 +16,7 @@ from types import FrameType
 
 from ap2o_fast.comparing.exam import begin
 from ap2o_fast.comparing.systems import PlannedRun
+from ap2o_fast.cores import LIMIT, usable_cores
 from ap2o_fast.errors import Ap2oError
 from ap2o_fast.interrupt import ASKED
 from ap2o_fast.judge import Judge
@@ -136,8 +137,9 @@ class _Processes:
     """
 
     def __init__(self, jobs: int) -> None:
-        self._environment = dict(os.environ)
-        self._environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+        share = str(max(1, usable_cores() // jobs))
+        # Programs that are judged side by side, too: more than there are cores would run out of wall time.
+        self._environment = {"OMP_NUM_THREADS": share, **os.environ, LIMIT: share}
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+from ap2o_fast.cores import usable_cores
 from ap2o_fast.doctor.finding import Finding
-from ap2o_fast.errors import MachineError
+from ap2o_fast.errors import Ap2oError, MachineError
 
 PYTHON = ((3, 10), (3, 13))
 DEMO_MEMORY_GIB = 6.0
@@ -62,6 +63,8 @@ def findings(*, hub: bool = False, folder: Path | None = None) -> list[Finding]:
     for name, check in checks:
         try:
             found += check()
+        except Ap2oError as error:
+            found.append(Finding(name=name, status="fail", detail=error.what, fix=error.do))
         except Exception as error:  # whatever a broken installation raises is what the reader came to see
             fix = "install anew: in the clone, make clean, then make demo" if isinstance(error, ImportError) else REPORT
             found.append(Finding(name=name, status="fail", detail=f"{type(error).__name__}: {error}", fix=fix))
@@ -81,7 +84,7 @@ def _python() -> Iterator[Finding]:
 def _torch() -> Iterator[Finding]:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     threads = torch.get_num_threads()
     yield Finding(
         name="torch",

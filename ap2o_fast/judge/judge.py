@@ -6,7 +6,6 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-import os
 import queue
 import sys
 import threading
@@ -15,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ap2o_fast.cores import usable_cores
 from ap2o_fast.errors import MachineError, SandboxRefused, UsageError
 from ap2o_fast.judge import values
 from ap2o_fast.judge.decide import Limits, clean, decide
@@ -75,6 +75,9 @@ class Judge:
 
     Errors: on entry `SandboxRefused` where the machine's isolation is below ``settings.min_level``, `MachineError`
     where the judge's processes do not start or fail their self-test.
+
+    Attributes:
+        workers: how many programs it judges side by side.
     """
 
     def __init__(self, settings: JudgeSettings, *, without: Collection[str] = ()) -> None:
@@ -82,7 +85,7 @@ class Judge:
 
         self.settings = settings
         self._without = without
-        self._workers = settings.workers or len(os.sched_getaffinity(0))
+        self.workers = settings.workers or usable_cores()
         self._level = 0
         self._lanes: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         self._open: set[Lane] = set()
@@ -116,9 +119,9 @@ class Judge:
             require_level(level, findings, self.settings.min_level)
             self._level = level
             self._lanes.put(first)
-            for _ in range(self._workers - 1):
+            for _ in range(self.workers - 1):
                 self._lanes.put(None)  # started when first needed
-            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="judge")
+            self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="judge")
             self.require(["python"])
         except LaneLost as error:
             self.close()
@@ -151,7 +154,7 @@ class Judge:
 
         Verdicts as `stream` gives them.
         """
-        with self.stream(backlog=self._workers) as stream:
+        with self.stream(backlog=self.workers) as stream:
             for job in jobs:
                 stream.put(job)
                 yield from stream.ready()

@@ -6,7 +6,6 @@ answers can reach does not change; their processes have no network.
 
 from __future__ import annotations
 
-import os
 import queue
 import sys
 from collections.abc import Iterable
@@ -42,8 +41,7 @@ class Host:
         """Start the judge; returns what the caller compares. Errors: as `Judge`."""
         self._judge = Judge(JudgeSettings(**settings)).__enter__()
         self._problems: dict[int, Problem] = {}
-        workers = self._judge.settings.workers or len(os.sched_getaffinity(0))
-        return {"version": ap2o_fast.__version__, "level": self._judge.level, "workers": workers}
+        return {"version": ap2o_fast.__version__, "level": self._judge.level, "workers": self._judge.workers}
 
     def do(self, method: str, *arguments: Any) -> Any:
         """Call a method of the judge."""
@@ -130,7 +128,7 @@ class RayJudge(Judge):
             self.close()
             raise
         self._level = min(about["level"] for about in found)
-        self._workers = sum(about["workers"] for about in found)
+        self.workers = sum(about["workers"] for about in found)
         self._pool = ThreadPoolExecutor(self._slots.qsize(), thread_name_prefix="nodes")
         return self
 

@@ -29,7 +29,7 @@ def end(*_):
     pathlib.Path(sys.argv[1], "checkpoint").touch()
     sys.exit(130)
 signal.signal(signal.SIGINT, end)
-print(os.environ["OMP_NUM_THREADS"], flush=True)
+print(os.environ["OMP_NUM_THREADS"], os.environ["AP2O_CORES"], flush=True)
 pathlib.Path(sys.argv[1], "began").touch()
 while True:
     signal.pause()
@@ -75,7 +75,7 @@ def test_a_process_continues_a_run_by_the_ordinary_command(todo: list[PlannedRun
 def test_what_a_killed_process_had_started_saves_its_checkpoint_and_ends(tmp_path: Path) -> None:
     child = "import os, sys\nfrom ap2o_fast.with_parent import end_with\nend_with(os.getppid())" + WAITS
     start = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', *sys.argv[1:]], start_new_session=True)"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "AP2O_CORES": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     parent = subprocess.Popen([sys.executable, "-c", start, child, str(tmp_path)], env=environment)
     while not (tmp_path / "began").exists():
         assert parent.poll() is None, "it never began"
@@ -121,7 +121,7 @@ def test_an_interrupt_reaches_every_process_and_all_end(
 ) -> None:
     programs(dpo=WAITS, dyn_dpo=WAITS, ap2o_l2h=FINISHES)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
 
     def interrupt() -> None:
         while not all((run.path / "began").exists() for run in todo[:2]):
@@ -136,7 +136,7 @@ def test_an_interrupt_reaches_every_process_and_all_end(
     waiter.join()
     assert all((run.path / "checkpoint").exists() for run in todo[:2]), "each had the time for a checkpoint"
     assert not (todo[2].path / runs.LOG).exists(), "what had not begun does not begin"
-    assert [(run.path / runs.LOG).read_text() for run in todo[:2]] == ["4\n", "4\n"], "the cores are divided"
+    assert [(run.path / runs.LOG).read_text() for run in todo[:2]] == ["4 4\n", "4 4\n"], "the cores are divided"
 
 
 def test_a_process_that_does_not_answer_is_ended(
