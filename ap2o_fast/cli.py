@@ -14,21 +14,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ap2o_fast import book_cli
 from ap2o_fast import config as settings
 from ap2o_fast.allocator import prepare_allocator
-from ap2o_fast.comparing.command import compare
+from ap2o_fast.commands.book import app as book_app
+from ap2o_fast.commands.compare import compare
+from ap2o_fast.commands.export import export
+from ap2o_fast.commands.failures import Commands
+from ap2o_fast.commands.failures import run as run_command
+from ap2o_fast.commands.options import PASS_ON, Json, Quiet, RunPath, Target
+from ap2o_fast.commands.output import Output, rank
+from ap2o_fast.commands.report import report
+from ap2o_fast.commands.settings import config, doctor, init
+from ap2o_fast.commands.upstream import import_exam, plan
 from ap2o_fast.config import Config
 from ap2o_fast.errors import UsageError
-from ap2o_fast.export_command import export
-from ap2o_fast.failures import Commands
-from ap2o_fast.failures import run as run_command
 from ap2o_fast.interrupt import Interrupted
-from ap2o_fast.options import PASS_ON, Json, Quiet, RunPath, Target
-from ap2o_fast.output import Output, rank
-from ap2o_fast.report_command import report
-from ap2o_fast.setting_commands import config, doctor, init
-from ap2o_fast.upstream_commands import import_exam, plan
 
 if TYPE_CHECKING:
     from ap2o_fast.pipeline import Pipeline
@@ -178,7 +178,7 @@ def serve(context: typer.Context, file: Target) -> None:
 app.command()(report)
 
 
-app.add_typer(book_cli.app, name="book")
+app.add_typer(book_app, name="book")
 
 
 app.command(context_settings=PASS_ON)(compare)
@@ -217,6 +217,7 @@ def data(
     context: typer.Context,
     target: Target,
     show: Annotated[int, typer.Option(help="how many problems of each set to print")] = 1,
+    as_json: Json = False,
 ) -> None:
     """Load and audit the problems; print some with their prompts, special tokens visible."""
     from ap2o_fast.judge import open_judge
@@ -224,21 +225,28 @@ def data(
     from ap2o_fast.sampling.prompts import prompt_ids
     from ap2o_fast.training import load_tokenizer
 
-    config = _config(target, context.args)
-    tokenizer = load_tokenizer(config.model)
-    with open_judge(config.judge) as judge:
-        sets, excluded, shared = load_sets(config, tokenizer, judge.check_reference)
-    for name, problems in sets.items():
-        out.rule(f"{name}: {len(problems)} problems")
-        for problem in problems[:show]:
-            ids = prompt_ids(problem, config.prompt, tokenizer)
-            out.print(f"{problem.task_id}, {len(ids)} prompt tokens:", style="bold", markup=False)
-            out.print(tokenizer.decode(ids), markup=False, highlight=False)
-    for task_id, reason in excluded.items():
-        out.print(f"excluded {task_id}: {reason}", markup=False, soft_wrap=True)
-    for name, tested in shared.items():
-        if tested:
-            out.print(f"{name} also has {len(tested)} of the test: {', '.join(tested)}", markup=False, soft_wrap=True)
+    with Output("data", as_json=as_json) as output:
+        config = _config(target, context.args)
+        tokenizer = load_tokenizer(config.model)
+        with open_judge(config.judge) as judge:
+            sets, excluded, shared = load_sets(config, tokenizer, judge.check_reference)
+        output.result(
+            {
+                "sets": {name: [problem.task_id for problem in problems] for name, problems in sets.items()},
+                "excluded": excluded,
+                "shared": shared,
+            }
+        )
+        for name, problems in sets.items():
+            output.out.rule(f"{name}: {len(problems)} problems")
+            for problem in problems[:show]:
+                ids = prompt_ids(problem, config.prompt, tokenizer)
+                output.out.print(f"{problem.task_id}, {len(ids)} prompt tokens:", style="bold", markup=False)
+                output.out.print(tokenizer.decode(ids), markup=False, highlight=False)
+        said = [f"excluded {task_id}: {reason}" for task_id, reason in excluded.items()]
+        said += [f"{name} also has {len(ids)} of the test: {', '.join(ids)}" for name, ids in shared.items() if ids]
+        for line in said:
+            output.out.print(line, markup=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

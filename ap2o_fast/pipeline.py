@@ -7,6 +7,7 @@ calling all of them again, and ends with the same numbers as one that was not.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class Pipeline(Workbench):
         how = self.config.sampling
         self.sit("exam", 0, "init", n=how.n, temperature=how.temperature, top_p=how.top_p)
 
-    def analyse(self) -> list[Pool]:
+    def analyse(self) -> Sequence[Pool]:
         """Type the failures, find the usable problems, write analysis.json (paper Eq. 5-6).
 
         Errors: `DataError` where no problem has both passed and failed answers.
@@ -76,10 +77,9 @@ class Pipeline(Workbench):
         book = self.book("exam")
         return self.team.first(lambda: self._analyse(book))
 
-    def _analyse(self, book: ErrorBook) -> list[Pool]:
-        pools, dropped = make_pools(book, self.config.curriculum)
-        if self.config.curriculum.window == "upstream":
-            pools = in_order(book, pools)
+    def _analyse(self, book: ErrorBook) -> Sequence[Pool]:
+        found, dropped = make_pools(book, self.config.curriculum)
+        pools = in_order(book, found) if self.config.curriculum.window == "upstream" else found
         counts = book.frequencies(0).sum(axis=0)
         errors = Counter({kind.name: int(counts[kind]) for kind in ErrorType if kind.is_failure and counts[kind]})
         analysis = {
@@ -101,7 +101,7 @@ class Pipeline(Workbench):
         """Train with a quiz before each epoch and after the last; keep the best checkpoint (paper Eq. 7-8)."""
         self._correct([] if self.config.curriculum.system == "init" else self.analyse())
 
-    def _correct(self, pools: list[Pool]) -> None:
+    def _correct(self, pools: Sequence[Pool]) -> None:
         if not self.folder.read_json("corrected.json"):
             how = self.curriculum(pools)
             if pools:
@@ -113,7 +113,7 @@ class Pipeline(Workbench):
             self.folder.write_json("corrected.json", {"epochs": epochs, "steps": steps})
         self.folder.forget_training()
 
-    def curriculum(self, pools: list[Pool]) -> CurriculumSettings:
+    def curriculum(self, pools: Sequence[Pool]) -> CurriculumSettings:
         """The curriculum with its direction; where the quiz set is to say which, both are tried first (`direction`)."""
         how = self.config.curriculum
         if (how.system, how.order) != ("ap2o", "auto"):
@@ -126,7 +126,7 @@ class Pipeline(Workbench):
             self.folder.write_json(DIRECTION, found)
         return how.model_copy(update={"system": self.folder.read_json(DIRECTION)["system"]})
 
-    def _try(self, system: str, pools: list[Pool]) -> Evaluation:
+    def _try(self, system: str, pools: Sequence[Pool]) -> Evaluation:
         with Trial(self, system) as trial:
             trial._correct(pools)
             return evaluate(trial.book(TRIAL), 0, (1,), self.config.seed)
@@ -186,7 +186,7 @@ class Pipeline(Workbench):
         best = [line["epoch"] for line in self.folder.read_lines("quiz.jsonl") if line["best"]]
         return int(best[-1]) if best else None
 
-    def _train(self, pools: list[Pool], how: CurriculumSettings) -> int:
+    def _train(self, pools: Sequence[Pool], how: CurriculumSettings) -> int:
         """All epochs that are still to do; returns the optimiser steps taken in all."""
         config, patience = self.config, self.config.train.patience
         epochs = 0 if how.system == "init" else config.train.epochs
@@ -262,7 +262,7 @@ class Pipeline(Workbench):
         }
         self.folder.append("plan.jsonl", line)
 
-    def _score(self, pools: list[Pool]) -> None:
+    def _score(self, pools: Sequence[Pool]) -> None:
         """Write the log-probabilities of the pools' answers under the initial model into the book."""
         rows = np.concatenate([part for pool in pools for part in (pool.passed, pool.failed)])
         self.reference_logps(self.book("exam"), rows)

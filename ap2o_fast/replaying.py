@@ -21,8 +21,8 @@ _STREAM = 3  # of chance; the curriculum has 1 and 2
 
 def replayed(
     bench: Workbench, pools: Sequence[Pool], epoch: int, quiz_errors: Mapping[int, int]
-) -> dict[int, ReplayPool]:
-    """What is replayed of each problem in the epoch after `epoch` epochs.
+) -> dict[int, ReplayPool] | None:
+    """What is replayed of each problem in the epoch after `epoch` epochs; None for what the pools have themselves.
 
     Where a round of fresh answers is due it is sat before, or what is missing of it: the problems are chosen and
     written down (replay_asked.jsonl), asked, judged, appended to the exam's book as round `epoch`, and their
@@ -35,7 +35,7 @@ def replayed(
     """
     how, book, exam = bench.config.replay, bench.book("exam"), bench.config.sampling
     if how.source == "book":
-        return replay_pools(book, pools, how.source, round=0)
+        return None
     due = epoch > 0 and epoch % how.every == 0
     asked = _asked(bench, epoch, quiz_errors) if due else {}
     before = bench.folder.read_json("timing.json")

@@ -41,7 +41,7 @@ T = TypeVar("T")
 ANSWERS, TOKENS = 100, 200
 MIB = 1 << 20
 DISK_TRIAL = 1 << 30
-KEPT, PLANNED = 2460, 250
+KEPT, PLANNED = 2460, 60
 """Bytes of disk that a row takes, and of memory while its problem's pairs are planned."""
 CODE = "    total = 0\n    for value in values:\n        total += value * value\n" * 10
 

@@ -80,6 +80,24 @@ def test_a_whole_run_by_events_and_each_stage_after_it(
     how = ["--book", run, "--system", "dpo", "--epoch", "0", "--out", pairs]
     assert result(events(capsys, "plan", *how), "plan")["lines"] == str(pairs)
 
+    (run / "report.html").unlink()
+    assert result(events(capsys, "report", run), "report") == {"page": str(run / "report.html")}
+    assert (run / "report.html").is_file()
+    (refused,) = events(capsys, "report", run, "--live", code=2)
+    assert refused["what"] == "report --live has no result for --json"
+    taken_out = {"folder": str(tmp_path / "model"), "merged": False, "uploaded": None}
+    assert result(events(capsys, "export", run, "--out", tmp_path / "model"), "export") == taken_out
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_the_problems_of_a_run(world: tiny.World, capsys: pytest.CaptureFixture[str]) -> None:
+    found = result(events(capsys, "data", world.settings), "data")
+    assert {name: len(ids) for name, ids in found["sets"].items()} == {"train": 4, "quiz": 2, "test": 1}
+    assert "tiny/plus" in found["sets"]["train"] and (found["excluded"], found["shared"]) == (
+        {},
+        {"train": [], "quiz": []},
+    )
+
 
 def test_judge_and_answers_given(world: tiny.World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers = tmp_path / "answers.jsonl"

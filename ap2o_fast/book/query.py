@@ -15,9 +15,6 @@ from ap2o_fast.judge.verdict import ErrorType
 if TYPE_CHECKING:
     from ap2o_fast.book.reader import Reader
 
-_CHUNK = 1 << 20
-"""So many rows are counted at a time, or as many as there are counts."""
-
 
 class Columns(Protocol):
     """As much of `ErrorBook` as the questions need."""
@@ -38,16 +35,31 @@ def frequencies(book: Columns, round_: int | None = None) -> npt.NDArray[np.int6
     """Return (M, E): how many rows of each problem, of one round or all, have each of E `ErrorType`s (φ of Eq. 5)."""
     width = len(ErrorType)
     counts = np.zeros(len(book.task_ids) * width, np.int64)
-    waiting: list[npt.NDArray[np.int64]] = []
     for _, (problem, error, rounds) in book.parts("problem", "error", "round"):
         cells = problem.astype(np.int64) * width + error
-        waiting.append(cells if round_ is None else cells[rounds == round_])
-        if sum(map(len, waiting)) >= max(_CHUNK, len(counts)):
-            counts += np.bincount(np.concatenate(waiting), minlength=len(counts))
-            waiting = []
-    if waiting:
-        counts += np.bincount(np.concatenate(waiting), minlength=len(counts))
+        np.add.at(counts, cells if round_ is None else cells[rounds == round_], 1)
     return counts.reshape(-1, width)
+
+
+def by_problem(book: Columns, round_: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.integer[Any]]]:
+    """Return (M + 1,) bounds and (K,) the row ids of a round: problem by problem, one's in the order of the book.
+
+    Row ids are int32 as far as they go: this is what memory a plan over the whole book takes.
+    """
+    counts = np.zeros(len(book.task_ids), np.int64)
+    for _, (problem, rounds) in book.parts("problem", "round"):
+        np.add.at(counts, problem[rounds == round_], 1)
+    bounds = np.concatenate([[0], np.cumsum(counts)])
+    rows = np.empty(bounds[-1], np.int32 if len(book) <= np.iinfo(np.int32).max else np.int64)
+    free = bounds[:-1].copy()
+    for start, (problem, rounds) in book.parts("problem", "round"):
+        places = np.flatnonzero(rounds == round_)
+        places = places[np.argsort(problem[places], kind="stable")]
+        mine, first, lengths = np.unique(problem[places], return_index=True, return_counts=True)
+        within = np.arange(len(places)) - np.repeat(first, lengths)
+        rows[np.repeat(free[mine], lengths) + within] = start + places
+        free[mine] += lengths
+    return bounds, rows
 
 
 def done(book: Columns, round_: int) -> set[tuple[str, int]]:

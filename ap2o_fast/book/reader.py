@@ -15,7 +15,7 @@ from ap2o_fast.book import query
 from ap2o_fast.book.check import verify
 from ap2o_fast.book.fs import disk_error
 from ap2o_fast.book.manifest import Manifest, read_manifest
-from ap2o_fast.book.rows import COLUMNS, FINISHES, ROWS, VALUES, Row, decode_text
+from ap2o_fast.book.rows import COLUMNS, FINISHES, ROWS, VALUES, Array, Row, decode_text
 from ap2o_fast.book.segment import MISSING, Entry, Segment, Table, damaged
 from ap2o_fast.errors import UsageError
 from ap2o_fast.judge.verdict import ErrorType, Verdict
@@ -54,12 +54,21 @@ class Reader:
         Raises:
             UsageError: there is no such column.
         """
-        if name not in _COLUMNS:
-            raise UsageError(f"the error book has no column {name!r}", do=f"use one of {', '.join(_COLUMNS)}")
+        dtype = _array(name).dtype
         if name not in self._cache:
             parts = [segment.array(name) for segment in self._rows]
-            self._cache[name] = parts[0] if len(parts) == 1 else _joined(parts, _COLUMNS[name].dtype)
+            self._cache[name] = parts[0] if len(parts) == 1 else _joined(parts, dtype)
         return self._cache[name]
+
+    def values(self, name: str, rows: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
+        """Return (K,) what `column` has at these (K,) row ids, without memory for the whole of it."""
+        order = np.argsort(rows, kind="stable")
+        found = np.empty(len(rows), _array(name).dtype)
+        done = 0
+        for segment, places in self.located(rows[order]):
+            found[order[done : done + len(places)]] = segment.array(name)[places]
+            done += len(places)
+        return found
 
     def parts(self, *names: str) -> Iterator[tuple[int, tuple[npt.NDArray[Any], ...]]]:
         """Yield (the first row's id, a piece of each of these columns) until all rows have come: views into the maps,
@@ -69,7 +78,7 @@ class Reader:
             for first in range(0, segment.entry.counts["rows"], _PART):
                 yield start + first, tuple(column[first : first + _PART] for column in columns)
 
-    def located(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Segment, npt.NDArray[np.int64]]]:
+    def located(self, rows: npt.NDArray[np.integer[Any]]) -> Iterator[tuple[Segment, npt.NDArray[np.int64]]]:
         """Yield (a sealed file, places in it) until all of `rows` have come, in their order.
 
         Args:
@@ -187,6 +196,10 @@ class Reader:
         """Return the (task_id, sample) that a round has rows of, whatever seeds they were drawn with."""
         return query.done(self, round)
 
+    def by_problem(self, round: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.integer[Any]]]:
+        """Return (M + 1,) bounds and (K,) the row ids of a round: those of problem p from bound p to the next."""
+        return query.by_problem(self, round)
+
     def select(self, where: Mapping[str, str]) -> npt.NDArray[np.int64]:
         """Return the ids of the rows that meet every condition; see `query.select`."""
         return query.select(self, where)
@@ -241,6 +254,12 @@ class Reader:
     def _text(self, row: int, name: str) -> str:
         segment, index = self._row(row)
         return decode_text(segment.ragged(name, index))
+
+
+def _array(name: str) -> Array:
+    if name not in _COLUMNS:
+        raise UsageError(f"the error book has no column {name!r}", do=f"use one of {', '.join(_COLUMNS)}")
+    return _COLUMNS[name]
 
 
 def _tables(manifest: Manifest) -> tuple[tuple[Table, tuple[Entry, ...]], ...]:

@@ -19,7 +19,7 @@ def by_frequency(pool: Pool, *, high_first: bool) -> Positions:
     """
     if high_first not in pool.orders:
         frequency = np.bincount(pool.errors)[pool.errors]
-        order = np.lexsort((pool.failed, pool.errors, -frequency if high_first else frequency))
+        order = np.lexsort((pool.failed, pool.errors, -frequency if high_first else frequency)).astype(np.int32)
         order.setflags(write=False)
         pool.orders[high_first] = order
     return pool.orders[high_first]

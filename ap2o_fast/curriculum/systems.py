@@ -29,7 +29,7 @@ epoch has different chosen answers as far as there are so many.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -81,22 +81,22 @@ def plan_epoch(
         pools, replay = [], {}
     elif settings.replay == "off" or settings.system in WITHOUT_REPLAY:
         replay = {}
-    elif replay is None:
-        replay = {pool.problem: pool.replayed for pool in pools}
-    strangers = [] if is_fixed(settings) else sorted(replay.keys() - {pool.problem for pool in pools})
+    strangers: dict[int, ReplayPool] = {}
+    if replay and not is_fixed(settings):
+        strangers = {problem: replay[problem] for problem in sorted(replay.keys() - {pool.problem for pool in pools})}
     rng = np.random.default_rng([seed, 1, epoch])
     turns = rng.random(len(pools) + len(strangers))
     numbers = _numbers(pools, settings, epoch, epochs, seed, turns[: len(pools)], pace)
-    paced = pace or epochs
     groups: list[tuple[float, list[Pair]]] = []
     for pool, (held, number), turn in zip(pools, numbers, turns, strict=False):
         own = stream(seed, 2, epoch, pool.problem)
-        found = of_problem(pool, replay.get(pool.problem), settings, held, number, quiz_errors, own)
+        mine = pool.replayed if replay is None else replay.get(pool.problem)
+        found = of_problem(pool, mine, settings, held, number, quiz_errors, own)
         groups += [(turn, group) for group in found]
-    for problem, turn in zip(strangers, turns[len(pools) :], strict=True):
+    for (problem, again), turn in zip(strangers.items(), turns[len(pools) :], strict=True):
         own = stream(seed, 2, epoch, problem)
-        width = paper_width(len(replay[problem].failed), paced, settings)
-        groups += [(turn, [pair]) for pair in of_replay(replay[problem], settings, width, quiz_errors, own)]
+        width = paper_width(len(again.failed), pace or epochs, settings)
+        groups += [(turn, [pair]) for pair in of_replay(again, settings, width, quiz_errors, own)]
     if settings.scope == "global":
         rank = _ranks(pools, settings)
         groups = [(rank[group[0][3]] + rng.random(), group) for _, group in groups]
@@ -142,7 +142,7 @@ def _numbers(
     seed: int,
     turns: npt.NDArray[np.float64],
     pace: int | None,
-) -> list[tuple[Positions, int]]:
+) -> Iterator[tuple[Positions, int]]:
     """For each pool what its window holds, and how many window pairs come of it (half of a matched budget).
 
     Systems without windows choose among all failures, `sft` among all passed answers; without a window the number is
@@ -151,19 +151,22 @@ def _numbers(
     Args:
         turns: (M,) in whose order the problems come.
     """
-    widths = [paper_width(len(pool.failed), pace or epochs, settings) for pool in pools]
+    widths = (paper_width(len(pool.failed), pace or epochs, settings) for pool in pools)
     if not has_windows(settings):
-        whole = [pool.passed if settings.system == "sft" else pool.failed for pool in pools]
-        return [(np.arange(len(rows)), width) for rows, width in zip(whole, widths, strict=True)]
+        whole = (pool.passed if settings.system == "sft" else pool.failed for pool in pools)
+        yield from ((np.arange(len(rows)), width) for rows, width in zip(whole, widths, strict=True))
+        return
     progress = np.argsort(np.argsort(turns)) / len(pools)
     held = windows(pools, settings, epoch=epoch, epochs=epochs, seed=seed, progress=progress)
     if settings.budget == "own" and pace is None:
         limit = settings.pairs_per_problem
-        return [(positions, min(len(positions), limit or len(positions))) for positions in held]
-    if settings.scope == "global":
-        split = shares({index: len(positions) for index, positions in enumerate(held)}, sum(widths))
-        return [(positions, split[index]) for index, positions in enumerate(held)]
-    return list(zip(held, widths, strict=True))
+        yield from ((positions, min(len(positions), limit or len(positions))) for positions in held)
+    elif settings.scope == "global":
+        all_held = list(held)
+        split = shares({index: len(positions) for index, positions in enumerate(all_held)}, sum(widths))
+        yield from ((positions, split[index]) for index, positions in enumerate(all_held))
+    else:
+        yield from zip(held, widths, strict=True)
 
 
 def _ranks(pools: Sequence[Pool], settings: CurriculumSettings) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ anywhere, so each type is one stretch of the training, and a problem has a windo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ def windows(
     epochs: int,
     seed: int,
     progress: npt.NDArray[np.float64],
-) -> list[Positions]:
+) -> Iterable[Positions]:
     """For each pool the positions of the failures in its window, in the order in which it slides over them.
 
     Args:
@@ -44,7 +44,7 @@ def windows(
     """
     if settings.scope == "global":
         return _global(pools, settings, epoch, epochs, seed)
-    return [_of_problem(pool, settings, epoch, epochs, seed, at) for pool, at in zip(pools, progress, strict=True)]
+    return (_of_problem(pool, settings, epoch, epochs, seed, at) for pool, at in zip(pools, progress, strict=True))
 
 
 def high_first(settings: CurriculumSettings) -> bool:

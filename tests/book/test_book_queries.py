@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ap2o_fast.book import ErrorBook, query
+from ap2o_fast.book import ErrorBook, reader
 from ap2o_fast.book.writer import FIRST_FAN_IN
 from ap2o_fast.errors import DataError, UsageError
 from ap2o_fast.judge.verdict import ErrorType
@@ -30,7 +30,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> ErrorBook:
 def test_frequencies_count_every_type_of_every_problem(
     book: ErrorBook, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(query, "_CHUNK", chunk)
+    monkeypatch.setattr(reader, "_PART", chunk)
     for round_ in (None, 0, 1, 2):
         counted = Counter((int(row.task_id[5:]), int(row.verdict.error)) for row in ROWS if round_ in (None, row.round))
         frequencies = book.frequencies(round_)

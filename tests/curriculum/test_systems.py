@@ -137,11 +137,11 @@ def test_high_to_low_is_low_to_high_backwards(pools: list[Pool], epochs: int, se
         frequency = Counter(one.errors.tolist())
 
         def levels(system: str, one: Pool = one, frequency: Counter[int] = frequency) -> list[int]:
+            span = {"epochs": len(one.failed), "seed": seed}
             held = [
-                windows([one], settings(system), epoch=epoch, epochs=len(one.failed), seed=seed, progress=np.zeros(1))[
-                    0
-                ]
+                positions
                 for epoch in range(len(one.failed))
+                for positions in windows([one], settings(system), epoch=epoch, progress=np.zeros(1), **span)
             ]
             return [frequency[code] for positions in held for code in one.errors[positions].tolist()]
 

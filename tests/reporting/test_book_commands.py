@@ -14,12 +14,12 @@ import pytest
 import typer
 from rich.console import Console
 
-from ap2o_fast import book_cli
 from ap2o_fast.book import ErrorBook, counts, tables, where
 from ap2o_fast.book.closest import closest_pairs
 from ap2o_fast.book.confusion import Confusion
 from ap2o_fast.book.records import FIELDS
 from ap2o_fast.cli import main
+from ap2o_fast.commands.book import app as book_app
 from ap2o_fast.judge.verdict import ErrorType
 from ap2o_fast.reporting.bookdiff import print_confusion
 from ap2o_fast.reporting.bookpair import NARROW, print_pairs, side
@@ -259,7 +259,7 @@ def test_the_page_on_books_names_every_field_and_command() -> None:
         assert f"| `{field.name}` | {field.type} | {field.meaning} |" in page
     for name in (*where.FIELDS, *counts.BY, *tables.FORMATS):
         assert f"`{name}`" in page
-    group = typer.main.get_command(book_cli.app)
+    group = typer.main.get_command(book_app)
     assert set(group.commands) - {"show"} <= set(re.findall(r"ap2o book (\w+)", page))  # type: ignore[attr-defined]
 
 

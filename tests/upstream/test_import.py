@@ -81,6 +81,21 @@ def test_the_papers_plan_is_that_of_the_file_too(imported: Path, merged: Path, t
     assert read_plan(tmp_path / "book")
 
 
+def test_a_program_is_told_what_was_imported(
+    world: tiny.World, merged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    call("import", world.settings, "--answers", merged, f"run_dir={tmp_path / 'run'}", *SHORT, "--json")
+    (event,) = map(json.loads, capsys.readouterr().out.splitlines())
+    answers = sum(passed + len(errors) for passed, errors in EXAM.values())
+    assert (event["event"], event["command"]) == ("result", "import")
+    assert event["result"] == {
+        "run": str(tmp_path / "run"),
+        **RunFolder.open(tmp_path / "run").read_json("imported.json"),
+    }
+    assert (event["result"]["answers"], event["result"]["problems"]) == (answers, len(EXAM))
+
+
 def test_a_run_goes_on_from_the_exam(imported: Path, world: tiny.World) -> None:
     call("exam", imported, "--quiet")
     call("correct", world.settings, f"run_dir={imported}", *SHORT, "--quiet")

@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ap2o_fast import config as settings
+from ap2o_fast.commands.options import Json
+from ap2o_fast.commands.output import Output
 from ap2o_fast.config import Config
 from ap2o_fast.errors import UsageError
 from ap2o_fast.exits import Exit
-from ap2o_fast.options import Json
-from ap2o_fast.output import Output
 
 out = Console()
 

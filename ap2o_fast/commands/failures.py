@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 from rich.console import Console
 from typer.core import TyperGroup
 
+from ap2o_fast.commands.output import FULL_OR_CLOSED, rank
 from ap2o_fast.errors import Ap2oError, UsageError
 from ap2o_fast.exits import Exit
 from ap2o_fast.interrupt import Interrupted
-from ap2o_fast.output import FULL_OR_CLOSED, rank
 
 
 class Stopped(BaseException):

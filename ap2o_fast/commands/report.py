@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ap2o_fast.commands.options import Json
+from ap2o_fast.commands.output import Output
 from ap2o_fast.errors import MachineError, UsageError
 
 out = Console()
@@ -19,28 +21,34 @@ def report(
     run: Annotated[Path, typer.Argument(help="the folder of a run")],
     live: Annotated[bool, typer.Option("--live", help="serve it on this machine and renew it, until Ctrl-C")] = False,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="with --live: instead of any free one")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write report.html anew, or comparison.html; with --live serve it instead, while the run is going."""
     from ap2o_fast.comparing.systems import is_comparison
     from ap2o_fast.reporting.report import make_report, write_report
     from ap2o_fast.run_folder import RunFolder
 
-    if port is not None and not live:
-        raise UsageError("--port is for a report that is served", do="add --live, or leave --port out")
-    if is_comparison(run):
-        from ap2o_fast.comparing import comparison
-        from ap2o_fast.comparing.command import print_comparison
+    with Output("report", as_json=as_json) as output:
+        if port is not None and not live:
+            raise UsageError("--port is for a report that is served", do="add --live, or leave --port out")
+        if live and as_json:
+            raise UsageError("report --live has no result for --json", do="leave one of them out")
+        if is_comparison(run):
+            from ap2o_fast.commands.compare import tell_comparison
+            from ap2o_fast.comparing import comparison
 
+            if live:
+                serve(run, partial(comparison.make_report, run), port or 0)
+            else:
+                tell_comparison(comparison.report(run), output)
+            return
+        path = RunFolder.open(run).path
         if live:
-            serve(run, partial(comparison.make_report, run), port or 0)
+            serve(path, partial(make_report, path), port or 0)
         else:
-            print_comparison(comparison.report(run))
-        return
-    path = RunFolder.open(run).path
-    if live:
-        serve(path, partial(make_report, path), port or 0)
-    else:
-        out.print(f"report: {write_report(path)}", soft_wrap=True)
+            page = write_report(path)
+            output.result({"page": str(page)})
+            output.out.print(f"report: {page}", soft_wrap=True)
 
 
 def serve(run: Path, make: Callable[[], str], port: int) -> None:

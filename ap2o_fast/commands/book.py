@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from ap2o_fast.book.salvage import Loss
 from ap2o_fast.book.where import parse, rows_where
-from ap2o_fast.book_places import find
+from ap2o_fast.commands.book_places import find
 from ap2o_fast.errors import DataError, UsageError
 
 SHOW = "show"
@@ -107,7 +107,7 @@ def diff(
 ) -> None:
     """What differs between two runs' answers: settings, problems gained and lost, the profile of errors."""
     from ap2o_fast.book.diff import compare, drawn_pairs
-    from ap2o_fast.book_places import setting_differences
+    from ap2o_fast.commands.book_places import setting_differences
     from ap2o_fast.reporting.bookdiff import print_difference
     from ap2o_fast.reporting.bookpair import print_pairs, side
     from ap2o_fast.reporting.bookview import plain
@@ -164,7 +164,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Make one book of several workers' or machines': an answer that two have is in it once."""
-    from ap2o_fast.book_making import merge_books
+    from ap2o_fast.commands.book_making import merge_books
 
     made = merge_books(out_path, [find(book) for book in books])
     if as_json:
@@ -188,7 +188,7 @@ def sample(
     seed: Annotated[int, typer.Option(help="of the chance")] = 0,
 ) -> None:
     """Write some answers to a book of their own. Of a run's exam it is a run that `ap2o correct OUT` trains."""
-    from ap2o_fast.book_making import sample_book
+    from ap2o_fast.commands.book_making import sample_book
 
     taken = sample_book(find(book), out_path, parse(where or []), limit=limit, seed=seed)
     out.print(f"{taken:,} answers in {out_path}", markup=False, soft_wrap=True)
@@ -208,7 +208,7 @@ def export(
     ] = None,
 ) -> None:
     """Write answers with all their columns, or preference pairs, to a file that others read."""
-    from ap2o_fast.book_exchange import export_book, export_pairs
+    from ap2o_fast.commands.book_exchange import export_book, export_pairs
 
     conditions = parse(where or [])
     if pairs:
@@ -226,7 +226,7 @@ def import_(
     out_path: Annotated[Path, typer.Argument(metavar="OUT", help="the new book")],
 ) -> None:
     """Make a book of an export: it equals the one that was exported."""
-    from ap2o_fast.book_exchange import import_book
+    from ap2o_fast.commands.book_exchange import import_book
 
     out.print(f"{import_book(path, out_path):,} answers in {out_path}", markup=False, soft_wrap=True)
 
@@ -260,7 +260,7 @@ def repair(
     """
     from ap2o_fast.book import repair
     from ap2o_fast.book.salvage import Sound, assess
-    from ap2o_fast.book_making import salvage_book
+    from ap2o_fast.commands.book_making import salvage_book
 
     place = find(book)
     if copy is not None and out_path is not None:

@@ -12,7 +12,7 @@ from ap2o_fast.book.copy_rows import copy_subset, draw
 from ap2o_fast.book.merge import Merged, Source, merge, shared_facts
 from ap2o_fast.book.salvage import Loss, Sound, assess, salvage
 from ap2o_fast.book.where import Condition, rows_where
-from ap2o_fast.book_places import Place, differing_settings, facts, new_book
+from ap2o_fast.commands.book_places import Place, differing_settings, facts, new_book
 from ap2o_fast.errors import UsageError
 
 _MUST = ("model", "tokenizer")

@@ -10,10 +10,9 @@ import typer
 from rich.console import Console
 
 from ap2o_fast import config as settings
-from ap2o_fast.options import Json
-from ap2o_fast.output import Output
+from ap2o_fast.commands.options import Json
+from ap2o_fast.commands.output import Output
 
-out = Console()
 err = Console(stderr=True)
 
 
@@ -57,18 +56,24 @@ def import_exam(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="a settings file (.toml) of the run to make")],
     answers: Annotated[Path, typer.Option(help="merged.json, or judged answers (runs/check_0.json, or the folder)")],
+    as_json: Json = False,
 ) -> None:
     """Make a run folder from an exam of the authors' code; `ap2o resume` or `correct` goes on from there."""
     from ap2o_fast import importing
     from ap2o_fast.preferences.settings import refuse
     from ap2o_fast.reporting.memory import keep_to_limit
 
-    config = settings.load(file, context.args)
-    refuse(config)
-    config = keep_to_limit(config, 1, err)
-    imported = importing.import_exam(config, answers)
-    for task_id, reason in imported.excluded.items():
-        out.print(f"excluded {task_id}: {reason}", markup=False, soft_wrap=True)
-    if imported.cut:
-        out.print(f"{imported.cut} answers are longer than sampling.max_new_tokens and lost their end", markup=False)
-    out.print(f"{imported.answers} answers to {imported.problems} problems: {config.run_dir}", soft_wrap=True)
+    with Output("import", as_json=as_json) as output:
+        config = settings.load(file, context.args)
+        refuse(config)
+        config = keep_to_limit(config, 1, err)
+        imported = importing.import_exam(config, answers)
+        output.result({"run": config.run_dir, **asdict(imported)})
+        for task_id, reason in imported.excluded.items():
+            output.out.print(f"excluded {task_id}: {reason}", markup=False, soft_wrap=True)
+        if imported.cut:
+            lost = f"{imported.cut} answers are longer than sampling.max_new_tokens and lost their end"
+            output.out.print(lost, markup=False)
+        output.out.print(
+            f"{imported.answers} answers to {imported.problems} problems: {config.run_dir}", soft_wrap=True
+        )

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from ap2o_fast import config as settings
 from ap2o_fast.allocator import prepare_allocator
+from ap2o_fast.commands.options import Json, Quiet
+from ap2o_fast.commands.output import Output
 from ap2o_fast.errors import UsageError
 from ap2o_fast.exits import Exit
 from ap2o_fast.interrupt import Interrupted
-from ap2o_fast.options import Json, Quiet
-from ap2o_fast.output import Output
 from ap2o_fast.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -56,19 +55,18 @@ def _compare(
     except KeyboardInterrupt as interrupt:
         goes_on = f"ap2o compare {shlex.quote(config.run_dir)}"
         raise Interrupted(comparison.kept(config), goes_on) from interrupt
-    output.result({"page": str(compared.page), "failed": compared.failed, **compared.summary})
-    print_comparison(compared, output.out)
+    tell_comparison(compared, output)
     for name, why in compared.failed.items():
         output.note(f"{name} failed: {why}", "red")
     if compared.failed:
         raise typer.Exit(Exit.FAILED)
 
 
-def print_comparison(compared: Compared, console: Console | None = None) -> None:
+def tell_comparison(compared: Compared, output: Output) -> None:
     """The tables, and where the page is."""
     from ap2o_fast.comparing.table import result_tables
 
-    console = console or Console()
+    output.result({"page": str(compared.page), "failed": compared.failed, **compared.summary})
     for table in result_tables(compared.summary):
-        console.print(table)
-    console.print(f"page: {compared.page}", soft_wrap=True)
+        output.out.print(table)
+    output.out.print(f"page: {compared.page}", soft_wrap=True)

@@ -11,7 +11,7 @@ from ap2o_fast.book.importing import import_rows, read_labels
 from ap2o_fast.book.records import to_records
 from ap2o_fast.book.tables import write_table
 from ap2o_fast.book.where import Condition, rows_where
-from ap2o_fast.book_places import STYLE, Place, facts, new_book
+from ap2o_fast.commands.book_places import STYLE, Place, facts, new_book
 from ap2o_fast.config import ModelSettings
 from ap2o_fast.curriculum.pair_rows import pair_records, pair_rows
 from ap2o_fast.errors import UsageError
