@@ -10,7 +10,7 @@ import torch
 from ap2o_fast.cli import main
 from ap2o_fast.config import Config, TrainSettings, load
 from ap2o_fast.errors import MachineError, UsageError
-from ap2o_fast.training.memory.fit import candidates, changes, fit, plan_run
+from ap2o_fast.training.memory.fit import candidates, changes, fit, plan_run, smallest_pass
 from ap2o_fast.training.memory.plan import Planner
 from tests.training.support import plain_model
 
@@ -66,6 +66,14 @@ def test_a_limit_is_kept_by_the_cheapest_settings(planner: Planner) -> None:
 def test_settings_of_the_user_stay(planner: Planner) -> None:
     found = fitted(planner, 100, gradient_checkpointing=True, optimizer="adamw_8bit")
     assert found.gradient_checkpointing and found.optimizer == "adamw_8bit" and found.masters
+
+
+def test_a_pass_holds_a_prompt_with_the_answers_that_the_loss_looks_at() -> None:
+    asked = ["prompt.max_tokens=1000", "sampling.max_new_tokens=300", f"train.token_budget={BUDGET}"]
+    smallest = [smallest_pass(load(None, [*asked, f"curriculum.system={system}"])) for system in ("ap2o-l2h", "sft")]
+    assert smallest == [1600, 1300]
+    assert smallest_pass(load(None, [*asked, "train.token_budget=1200"])) == 1200
+    assert smallest_pass(load(None, [*asked, "preferences.source=pairs.jsonl"])) == BUDGET
 
 
 def test_what_cannot_fit_is_refused_with_the_nearest(planner: Planner) -> None:

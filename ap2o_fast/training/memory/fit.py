@@ -55,10 +55,16 @@ def plan_run(config: Config, processes: int = 1) -> Plan:
     )
     if not config.train.memory_limit_gib:
         return planner.plan(config.train, config.loss)
-    # Pairs of plain DPO that a pass cannot hold are left out, so a smaller one would train on other data.
-    given = config.preferences.source
-    longest = config.train.token_budget if given else config.prompt.max_tokens + 2 * config.sampling.max_new_tokens
-    return fit(planner, config, smallest=min(longest, config.train.token_budget))
+    return fit(planner, config, smallest=smallest_pass(config))
+
+
+def smallest_pass(config: Config) -> int:
+    """Tokens that a forward pass must be able to hold: a prompt with a pair's answers, of which `sft` has one."""
+    if config.preferences.source:
+        # Pairs of plain DPO that a pass cannot hold are left out, so a smaller one would train on other data.
+        return config.train.token_budget
+    answers = 2 if config.loss.compares else 1
+    return min(config.prompt.max_tokens + answers * config.sampling.max_new_tokens, config.train.token_budget)
 
 
 def check_processes(config: Config, processes: int) -> int:
@@ -98,7 +104,7 @@ def fit(planner: Planner, config: Config, *, smallest: int) -> Plan:
     """The first plan that keeps to the limit.
 
     Args:
-        smallest: tokens that a forward pass must be able to hold: a prompt with two answers.
+        smallest: tokens that a forward pass must be able to hold, see `smallest_pass`.
 
     Errors: `UsageError` where none does.
     """
