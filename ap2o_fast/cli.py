@@ -47,7 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console()
 err = Console(stderr=True)
 
 
@@ -268,7 +267,6 @@ def _start(arguments: list[str]) -> None:
             why=f"only {', '.join(SHARED)} share their work",
             do="start it without torchrun",
         )
-    out.quiet = rank() > 0
     app(arguments, prog_name="ap2o", standalone_mode=True)
 
 

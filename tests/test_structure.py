@@ -15,24 +15,7 @@ from ap2o_fast import config
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = [*sorted((ROOT / "ap2o_fast").rglob("*.py")), *sorted((ROOT / "kernels").rglob("*.py"))]
-TEXT = {
-    ".py",
-    ".toml",
-    ".md",
-    ".j2",
-    ".css",
-    ".js",
-    ".json",
-    ".jsonl",
-    ".ipynb",
-    ".sh",
-    ".svg",
-    ".cfg",
-    ".ini",
-    ".yml",
-    "",
-}
-TEXT |= {".yaml", ".Dockerfile"}
+TEXT = {"", *".py .toml .md .j2 .css .js .json .jsonl .ipynb .sh .svg .cfg .ini .yml .yaml .Dockerfile".split()}
 
 STAGES = (
     "problems",
